@@ -1,0 +1,41 @@
+"""tiny_llm: language models in plain Python, every moving part in sight.
+
+The files in reading order, which is the order in which data flow; a file imports only what stands
+above it. The names below are the public ones, in the same order.
+"""
+
+from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.batches import Batches, split
+from tiny_llm.yardsticks import bigram_loss, guessing_loss
+from tiny_llm.ops import cross_entropy
+from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
+from tiny_llm.gradcheck import check_model
+from tiny_llm.optimizers import SGD, AdamW, cosine_schedule
+from tiny_llm.training import evaluate, train
+from tiny_llm.sampling import generate
+from tiny_llm.attention_lm import AttentionConfig, AttentionLanguageModel
+from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CharTokenizer",
+    "Batches",
+    "split",
+    "bigram_loss",
+    "guessing_loss",
+    "cross_entropy",
+    "MLPConfig",
+    "MLPLanguageModel",
+    "check_model",
+    "SGD",
+    "AdamW",
+    "cosine_schedule",
+    "evaluate",
+    "train",
+    "generate",
+    "AttentionConfig",
+    "AttentionLanguageModel",
+    "ModernConfig",
+    "ModernLanguageModel",
+]

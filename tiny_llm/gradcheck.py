@@ -1,0 +1,89 @@
+"""Is a backward right? Measure the slope and compare.
+
+    slope of the loss by one number w  ~  (loss(w + h) - loss(w - h)) / 2h
+
+A hand-written backward is easy to get slightly wrong, and a model with slightly wrong slopes still
+learns, only worse. So every number of every parameter is moved a little both ways, the change of
+the loss is measured, and the backward has to agree: |a - n| <= 1e-8 + 1e-5 |n|.
+
+The "loss" is the sum of all logits, each times a *random* factor. A sum with all factors 1 would
+hide mistakes: through a softmax its slope is exactly zero, whatever the backward does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
+
+from tiny_llm.batches import Contexts
+from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of
+from tiny_llm.matmul import Matrix, Vector, dot
+
+STEP = 1e-5  # h: the error of the measured slope grows as h^2 above it, and as 1 / h below it
+ABSOLUTE, RELATIVE = 1e-8, 1e-5
+
+
+class GradientCheck(NamedTuple):
+    """The comparison for one parameter: the number where the two slopes are farthest apart."""
+
+    name: str
+    numbers: int  # how many were compared
+    analytic: float  # the backward's slope at the worst of them
+    numerical: float  # the measured one
+    excess: float  # |a - n| / (1e-8 + 1e-5 |n|) there; at most 1 to pass
+
+    @property
+    def error(self) -> float:
+        """|a - n| at the worst number."""
+        return abs(self.analytic - self.numerical)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the backward agrees with the measurement everywhere (a NaN never does)."""
+        return self.excess <= 1
+
+
+def numerical_slope(loss: Callable[[], float], vector: Vector, i: int) -> float:
+    """The central difference of `loss()` by vector[i], which is moved and then put back."""
+    value = vector[i]
+    vector[i] = value + STEP
+    above = loss()
+    vector[i] = value - STEP
+    below = loss()
+    vector[i] = value
+    return (above - below) / (2 * STEP)
+
+
+def compare(
+    name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor
+) -> GradientCheck:
+    """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring."""
+    worst = GradientCheck(name, 0, 0.0, 0.0, 0.0)
+    numbers = 0
+    for vector, slopes in zip(rows_of(tensor), rows_of(gradient)):
+        for i, analytic in enumerate(slopes):
+            numerical = numerical_slope(loss, vector, i)
+            excess = abs(analytic - numerical) / (ABSOLUTE + RELATIVE * abs(numerical))
+            numbers += 1
+            if not excess <= worst.excess:  # so that a NaN is the worst of all
+                worst = GradientCheck(name, numbers, analytic, numerical, excess)
+    return worst._replace(numbers=numbers)
+
+
+def check_model(model: LanguageModel, contexts: Contexts, seed: int = 0) -> Iterator[GradientCheck]:
+    """Check every parameter of the model on these contexts, one after the other."""
+    logits, cache = model.forward(contexts)
+    upstream = normal(random.Random(seed), len(logits), len(logits[0]), std=1.0)  # N x V
+
+    def loss() -> float:
+        return weighted_sum(model.forward(contexts)[0], upstream)
+
+    gradients: Parameters = model.backward(upstream, cache)
+    for name, tensor in model.parameters.items():
+        yield compare(name, loss, tensor, gradients[name])
+
+
+def weighted_sum(x: Matrix, factors: Matrix) -> float:
+    """The sum of all numbers of x, each times its factor: a loss whose slope by x is `factors`."""
+    return sum(dot(row, factor_row) for row, factor_row in zip(x, factors))

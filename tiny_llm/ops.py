@@ -1,0 +1,301 @@
+"""Every layer as a pair: a forward, and right under it the backward that undoes it for slopes.
+
+The forward computes a value. The backward is given `d` + the name of that value, the slope of the
+loss with respect to each of its numbers, and returns the slopes with respect to what the forward
+was given. That is the chain rule (Rumelhart, Hinton and Williams, 1986), one layer at a time, in
+the opposite direction. Where a value is used twice, its slopes add up.
+
+The dimension key of the whole project:
+
+    B  sequences in a batch          D  width of the model        V  vocabulary size
+    T  positions in one sequence     F  feed-forward width        H  attention heads
+    N  rows: positions of all sequences, one after the other      I, O  width in, width out
+
+A row is a list of floats, a matrix a list of rows. Nothing here keeps state, and no function
+changes what it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import add, mul
+from typing import NamedTuple
+
+from tiny_llm.matmul import Matrix, Vector, matmul, matmul_at, matmul_bt
+
+# ---------------------------------------------------------------- rung 1: a neural language model
+
+
+def embedding(ids: Sequence[int], table: Matrix) -> Matrix:
+    """Each token's own row of the table: N ids, V x D -> N x D."""
+    return [table[token] for token in ids]
+
+
+def embedding_backward(dout: Matrix, ids: Sequence[int], rows: int) -> Matrix:
+    """N x D, N ids -> dtable, `rows` x D. A token that occurs twice gathers both slopes."""
+    dtable = [[0.0] * len(dout[0]) for _ in range(rows)]
+    for token, drow in zip(ids, dout):
+        dtable[token] = list(map(add, dtable[token], drow))
+    return dtable
+
+
+def linear(x: Matrix, weight: Matrix, bias: Vector) -> Matrix:
+    """y = x W + b: N x I, I x O, O -> N x O."""
+    return [list(map(add, row, bias)) for row in matmul(x, weight)]
+
+
+def linear_backward(dy: Matrix, x: Matrix, weight: Matrix) -> tuple[Matrix, Matrix, Vector]:
+    """N x O -> dx = dy W^T (N x I), dweight = x^T dy (I x O), dbias = the rows of dy added up (O).
+
+    y[n][o] = sum over i of x[n][i] W[i][o] + b[o], so a weight W[i][o] acts once in every row n,
+    with slope x[n][i], and an input x[n][i] acts on every output o, with slope W[i][o].
+    """
+    return matmul_bt(dy, weight), matmul_at(x, dy), [sum(column) for column in zip(*dy)]
+
+
+def tanh(x: Matrix) -> Matrix:
+    """The squashing function, number by number: N x O -> N x O, into -1 .. 1."""
+    return [[math.tanh(value) for value in row] for row in x]
+
+
+def tanh_backward(dy: Matrix, y: Matrix) -> Matrix:
+    """dx = dy (1 - y^2), from the output y = tanh(x) alone."""
+    return [[d * (1 - value * value) for d, value in zip(*rows)] for rows in zip(dy, y)]
+
+
+def softmax(scores: Vector) -> Vector:
+    """Scores to probabilities: p[i] = exp(s[i]) / sum over j of exp(s[j])."""
+    highest = max(scores)  # taking it from all scores changes no p, and no exp can overflow
+    powers = [math.exp(score - highest) for score in scores]
+    total = sum(powers)
+    return [power / total for power in powers]
+
+
+def softmax_backward(dp: Vector, p: Vector) -> Vector:
+    """ds[i] = p[i] (dp[i] - sum over j of p[j] dp[j]).
+
+    Raising one score raises its own p and lowers all the others: the slope of p[j] by s[i] is
+    p[j] ((1 if i == j else 0) - p[i]). The sum is what raising any score costs the rest.
+    """
+    mean = sum(d * q for d, q in zip(dp, p))
+    return [q * (d - mean) for d, q in zip(dp, p)]
+
+
+def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix]:
+    """The loss and its slopes in one: N x V logits, N ids -> mean of -ln p[target], dlogits N x V.
+
+    The loss is in nats. Softmax and cross-entropy share one backward, because together they are
+    simpler than each alone: with Z = sum over j of exp(s[j]),
+
+        loss = -ln p[target] = ln Z - s[target]        p = softmax(s)
+        slope of ln Z by s[i] = exp(s[i]) / Z = p[i]   slope of s[target] = 1 at i == target
+        so ds[i] = p[i] - (1 if i == target else 0),   divided by N for the mean over the rows
+
+    Raises ValueError unless there is one target, within the vocabulary, for each row.
+    """
+    if not logits or len(targets) != len(logits):
+        raise ValueError(f"{len(logits)} rows of logits need as many targets, not {len(targets)}")
+    loss, dlogits = 0.0, []
+    for row, target in zip(logits, targets):
+        if not 0 <= target < len(row):
+            raise ValueError(f"target {target} is outside the vocabulary of {len(row)} tokens")
+        highest = max(row)
+        powers = [math.exp(score - highest) for score in row]
+        total = sum(powers)
+        loss += math.log(total) + highest - row[target]
+        drow = [power / total / len(logits) for power in powers]
+        drow[target] -= 1 / len(logits)
+        dlogits.append(drow)
+    return loss / len(logits), dlogits
+
+
+# ---------------------------------------------------------------- rung 2: attention
+
+
+class AttentionCache(NamedTuple):
+    """What one attention head computed: its three inputs, and its Q x K scores and weights."""
+
+    queries: Matrix  # Q x D
+    keys: Matrix  # K x D
+    values: Matrix  # K x D
+    scores: Matrix  # Q x K, before softmax; those of keys that a query cannot see mean nothing
+    weights: Matrix  # Q x K, each row sums to 1; exactly 0 where a query cannot see
+
+
+def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, AttentionCache]:
+    """Each query's mixture of the values it may see: Q x D, K x D, K x D -> Q x D, cache.
+
+        scores = q k^T / sqrt(D)     weights = softmax(scores)     out = weights v
+
+    The queries belong to the last Q of the K positions, and each sees its own position and what
+    came before it (it is causal). Rung 2 asks from the last position alone, rung 3 from each.
+
+    Why sqrt(D): a dot product of two vectors of D independent numbers of variance 1 has variance
+    D. Divided, the scores stay near 1 whatever the width, so softmax does not freeze on one key,
+    where its slope would vanish (scaled dot-product attention: Vaswani et al., 2017).
+    """
+    scale = 1 / math.sqrt(len(queries[0]))
+    scores = [[score * scale for score in row] for row in matmul_bt(queries, keys)]  # Q x K
+    weights = []  # Q x K
+    for i, row in enumerate(scores):
+        seen = len(keys) - len(queries) + i + 1  # this bound is the causal mask
+        weights.append(softmax(row[:seen]) + [0.0] * (len(keys) - seen))
+    out = matmul(weights, values)  # Q x D
+    return out, AttentionCache(queries, keys, values, scores, weights)
+
+
+def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Matrix, Matrix]:
+    """Q x D -> dqueries (Q x D), dkeys, dvalues (K x D): the same steps in reverse.
+
+    out = weights v:               dweights = dout v^T,    dv = weights^T dout
+    weights = softmax(scores):     a weight of 0 (a key that was not seen) lets no slope through
+    scores = q k^T / sqrt(D):      dq = dscores k / sqrt(D),    dk = dscores^T q / sqrt(D)
+    """
+    queries, keys, values, _, weights = cache
+    scale = 1 / math.sqrt(len(queries[0]))
+    dweights = matmul_bt(dout, values)  # Q x K
+    dvalues = matmul_at(weights, dout)  # K x D
+    dscores = [softmax_backward(*rows) for rows in zip(dweights, weights)]  # Q x K
+    dscores = [[slope * scale for slope in row] for row in dscores]
+    return matmul(dscores, keys), matmul_at(dscores, queries), dvalues
+
+
+# ---------------------------------------------------------------- rung 3: the modern block
+
+
+def add_rows(x: Matrix, y: Matrix) -> Matrix:
+    """x + y, both N x D: a residual connection. Its backward hands the same slope to both."""
+    return [list(map(add, *rows)) for rows in zip(x, y)]
+
+
+LAYER_NORM_EPSILON = 1e-5  # GPT-2's; keeps a constant row from a division by zero
+
+
+class LayerNormCache(NamedTuple):
+    """What LayerNorm's backward needs from its forward: the normalized rows and 1 / deviation."""
+
+    normalized: Matrix  # N x D, mean 0 and variance 1 in each row
+    inverse_std: Vector  # N
+
+
+def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNormCache]:
+    """y = (x - mean) / sqrt(variance + epsilon) * gain + bias, row by row: N x D -> N x D, cache.
+
+    Every row gets mean 0 and variance 1, then a learned gain and bias per column, so that each
+    layer finds its input at the same scale however deep it stands (Ba, Kiros and Hinton, 2016).
+    """
+    y, normalized, inverse_std = [], [], []
+    for row in x:
+        mean = sum(row) / len(row)
+        centred = [value - mean for value in row]
+        variance = sum(value * value for value in centred) / len(row)
+        inverse = 1 / math.sqrt(variance + LAYER_NORM_EPSILON)
+        unit = [value * inverse for value in centred]
+        y.append([value * g + b for value, g, b in zip(unit, gain, bias)])
+        normalized.append(unit)
+        inverse_std.append(inverse)
+    return y, LayerNormCache(normalized, inverse_std)
+
+
+def layer_norm_backward(
+    dy: Matrix, gain: Vector, cache: LayerNormCache
+) -> tuple[Matrix, Vector, Vector]:
+    """N x D -> dx (N x D), dgain (D), dbias (D).
+
+    With n the normalized row and dn = dy * gain, three terms meet in each x:
+
+        dx = (dn  -  mean(dn)  -  n * mean(dn * n)) / sqrt(variance + epsilon)
+
+    The first is the direct path. The second is there because x moves the mean that all others are
+    measured from, the third because it moves the deviation that all others are divided by.
+    """
+    dx = []
+    for drow, unit, inverse in zip(dy, *cache):
+        dn = [d * g for d, g in zip(drow, gain)]
+        mean = sum(dn) / len(dn)
+        along = sum(d * n for d, n in zip(dn, unit)) / len(dn)
+        dx.append([(d - mean - n * along) * inverse for d, n in zip(dn, unit)])
+    dgain = [sum(map(mul, *columns)) for columns in zip(zip(*dy), zip(*cache.normalized))]
+    return dx, dgain, [sum(column) for column in zip(*dy)]
+
+
+GELU_SCALE = math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+def gelu(x: Matrix) -> Matrix:
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number: N x F -> N x F.
+
+    A smooth switch: near 0 for negative x, near x for positive x (Hendrycks and Gimpel, 2016, in
+    the tanh form that GPT-2 uses).
+    """
+    return [[0.5 * v * (1 + math.tanh(_gelu_angle(v))) for v in row] for row in x]
+
+
+def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
+    """dx = dy ((1 + t) / 2 + x / 2 (1 - t^2) angle'(x)), t = tanh(angle(x)): the product rule."""
+    return [[d * _gelu_slope(v) for d, v in zip(*rows)] for rows in zip(dy, x)]
+
+
+def _gelu_angle(v: float) -> float:
+    return GELU_SCALE * (v + GELU_CUBIC * v * v * v)
+
+
+def _gelu_slope(v: float) -> float:
+    t = math.tanh(_gelu_angle(v))
+    angle_slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v)
+    return 0.5 * (1 + t) + 0.5 * v * (1 - t * t) * angle_slope
+
+
+def split_columns(x: Matrix, parts: int) -> list[Matrix]:
+    """A matrix cut into `parts` equally wide ones: N x (parts C) -> parts of N x C."""
+    width = len(x[0]) // parts
+    return [[row[i * width : (i + 1) * width] for row in x] for i in range(parts)]
+
+
+def join_columns(parts: list[Matrix]) -> Matrix:
+    """The inverse of split_columns, and each is the backward of the other."""
+    return [[value for piece in pieces for value in piece] for pieces in zip(*parts)]
+
+
+def multi_head_attention(
+    qkv: Matrix, n_heads: int, lengths: Sequence[int]
+) -> tuple[Matrix, list[list[AttentionCache]]]:
+    """Attention among the positions of each sequence: N x 3D, B lengths -> N x D, B x H caches.
+
+    The columns of `qkv` are the queries, then the keys, then the values. Each is cut into H heads
+    of D / H columns that attend on their own, so that one position can look at several others
+    for different reasons (Vaswani et al., 2017); their outputs stand side by side again.
+    """
+    out: Matrix = []
+    caches = []
+    for rows in split_rows(qkv, lengths):  # T x 3D
+        blocks = split_columns(rows, 3 * n_heads)  # 3H of T x D/H
+        queries, keys, values = blocks[:n_heads], blocks[n_heads:-n_heads], blocks[-n_heads:]
+        heads = [attention(*head) for head in zip(queries, keys, values)]
+        out += join_columns([head_out for head_out, _ in heads])  # T x D
+        caches.append([cache for _, cache in heads])
+    return out, caches
+
+
+def multi_head_attention_backward(
+    dout: Matrix, n_heads: int, caches: list[list[AttentionCache]]
+) -> Matrix:
+    """N x D -> dqkv, N x 3D: every head of every sequence on its own, put back in its columns."""
+    dqkv: Matrix = []
+    lengths = [len(heads[0].queries) for heads in caches]
+    for drows, heads in zip(split_rows(dout, lengths), caches):  # T x D
+        douts = split_columns(drows, n_heads)  # H of T x D/H
+        dqueries, dkeys, dvalues = zip(*map(attention_backward, douts, heads))
+        dqkv += join_columns([*dqueries, *dkeys, *dvalues])  # T x 3D
+    return dqkv
+
+
+def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
+    """The rows of each sequence: N x D, B lengths that add up to N -> B matrices of T x D."""
+    pieces, start = [], 0
+    for length in lengths:
+        pieces.append(x[start : start + length])
+        start += length
+    return pieces

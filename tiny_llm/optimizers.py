@@ -1,0 +1,112 @@
+"""Slopes to better weights.
+
+    parameters, gradients  --update, in place-->  parameters with a slightly smaller loss
+
+The gradient says for each weight how the loss rises when that weight does. An optimizer takes a
+small step the other way. How small follows a schedule: longer steps first, shorter ones at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from tiny_llm.contract import Parameters, Tensor, rows_of
+
+
+class Optimizer(Protocol):
+    """What the training loop and the checkpoint know of an optimizer."""
+
+    learning_rate: float
+    steps: int  # updates made so far
+    state: Parameters  # what it remembers between steps, by name
+
+    def update(self, parameters: Parameters, gradients: Parameters) -> None:
+        """One step, in place."""
+
+
+class SGD:
+    """Stochastic gradient descent (Robbins and Monro, 1951): w <- w - learning_rate * g."""
+
+    def __init__(self, learning_rate: float = 0.1) -> None:
+        self.learning_rate = learning_rate
+        self.steps = 0
+        self.state: Parameters = {}
+
+    def update(self, parameters: Parameters, gradients: Parameters) -> None:
+        """One step, in place. `gradients` has the names and shapes of `parameters`."""
+        self.steps += 1
+        rate = self.learning_rate
+        for name, tensor in parameters.items():
+            for weights, slopes in zip(rows_of(tensor), rows_of(gradients[name])):
+                weights[:] = [w - rate * g for w, g in zip(weights, slopes)]
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Kingma and Ba, 2015; Loshchilov and Hutter, 2019).
+
+        m <- beta1 m + (1 - beta1) g            where the slope has been pointing lately
+        v <- beta2 v + (1 - beta2) g^2          how large it has been lately
+        w <- w - learning_rate (m' / (sqrt(v') + epsilon) + weight_decay w)
+
+    Divided by their own usual size, the slopes move every weight by about the learning rate, be they
+    large or small. m and v begin at 0; m' and v' make up for that in the first steps. The decay
+    pulls matrices, not vectors, towards 0. Both averages stay in `state`, as "m.NAME" and "v.NAME".
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.beta1, self.beta2 = beta1, beta2
+        self.epsilon = epsilon
+        self.weight_decay = weight_decay
+        self.steps = 0
+        self.state: Parameters = {}
+
+    def update(self, parameters: Parameters, gradients: Parameters) -> None:
+        """One step, in place. `gradients` has the names and shapes of `parameters`."""
+        self.steps += 1
+        beta1, beta2, epsilon = self.beta1, self.beta2, self.epsilon
+        rate = self.learning_rate / (1 - beta1**self.steps)
+        v_scale = 1 / math.sqrt(1 - beta2**self.steps)
+        for name, tensor in parameters.items():
+            is_matrix = isinstance(tensor[0], list)
+            keep = 1 - self.learning_rate * self.weight_decay if is_matrix else 1.0
+            tensors = (tensor, gradients[name], self._moment("m." + name, tensor),
+                       self._moment("v." + name, tensor))  # fmt: skip
+            for w, g, m, v in zip(*map(rows_of, tensors)):
+                m[:] = [beta1 * a + (1 - beta1) * s for a, s in zip(m, g)]
+                v[:] = [beta2 * a + (1 - beta2) * s * s for a, s in zip(v, g)]
+                w[:] = [
+                    keep * x - rate * a / (math.sqrt(b) * v_scale + epsilon)
+                    for x, a, b in zip(w, m, v)
+                ]
+
+    def _moment(self, name: str, tensor: Tensor) -> Tensor:
+        """The running average of this name: zeros in the shape of `tensor` at first."""
+        if name not in self.state:
+            zeros = [[0.0] * len(row) for row in rows_of(tensor)]
+            self.state[name] = zeros if isinstance(tensor[0], list) else zeros[0]
+        moment: Tensor = self.state[name]
+        return moment
+
+
+def cosine_schedule(
+    step: int, steps: int, peak: float, warmup_steps: int = 0, floor: float = 0.1
+) -> float:
+    """The learning rate of step number `step` (from 0) of a run of `steps`.
+
+    It rises in a straight line to `peak` over the first `warmup_steps`, while the slopes of a
+    random model still mean little, and then falls along half a cosine to `floor` times `peak`, so that the
+    last steps settle instead of jumping about (Loshchilov and Hutter, 2017).
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -1,0 +1,84 @@
+"""The one training loop, for every rung.
+
+    batch --forward--> logits --cross_entropy--> dlogits --backward--> gradients --update--> weights
+
+It knows no file and no screen: it yields what happened in each step, and whoever drives it prints,
+samples and saves, between one step and the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Callable, NamedTuple, Optional
+
+from tiny_llm.batches import Batches, Examples
+from tiny_llm.contract import LanguageModel
+from tiny_llm.ops import cross_entropy
+from tiny_llm.optimizers import Optimizer
+
+
+class Step(NamedTuple):
+    """What one training step did."""
+
+    number: int  # steps done so far, this one included
+    loss: float  # of this step's batch before its update: mean, in nats per token
+    learning_rate: float
+    tokens: int  # predictions learned from
+    val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number, so no slope means anything."""
+
+
+def train(
+    model: LanguageModel,
+    optimizer: Optimizer,
+    batches: Batches,
+    val_ids: list[int],
+    steps: int,
+    learning_rate: Callable[[int], float],
+    eval_every: int,
+    start: int = 0,
+) -> Iterator[Step]:
+    """Train in place from step `start` to `steps`, yielding each Step once it is done.
+
+    `learning_rate(step)` is the schedule. Raises Diverged when the loss of a batch is not finite;
+    the update of the step before it was then the harmful one.
+    """
+    for step in range(start, steps):
+        contexts, targets = batches.batch(step)
+        logits, cache = model.forward(contexts)
+        loss, dlogits = cross_entropy(logits, targets)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of step {step + 1} is {loss}")
+        gradients = model.backward(dlogits, cache)
+        optimizer.learning_rate = learning_rate(step)
+        optimizer.update(model.parameters, gradients)
+
+        number = step + 1
+        is_due = number % eval_every == 0 or number == steps
+        val_loss = evaluate(model, val_ids) if is_due else None
+        yield Step(number, loss, optimizer.learning_rate, len(targets), val_loss)
+
+
+def evaluate(model: LanguageModel, ids: list[int], batch_tokens: int = 1024) -> float:
+    """The mean loss on `ids` in nats per token: each token but the first is predicted once.
+
+    Rung 3 sees windows that do not overlap, so it has less context near the start of each. About
+    `batch_tokens` predictions are made at a time, to bound the memory. Raises ValueError for fewer
+    than two ids.
+    """
+    if len(ids) < 2:
+        raise ValueError(
+            f"a loss needs 2 tokens or more (one to see, one to predict), not {len(ids)}"
+        )
+    examples = Examples(ids, model.config.context_length, model.targets_per_context)
+    at_once = max(1, batch_tokens // model.targets_per_context)
+    total = 0.0
+    for first in range(0, len(examples), at_once):
+        contexts, targets = examples.take(range(first, min(first + at_once, len(examples))))
+        logits, _ = model.forward(contexts)
+        total += cross_entropy(logits, targets)[0] * len(targets)
+    return total / (len(ids) - 1)
