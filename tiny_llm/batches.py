@@ -33,8 +33,8 @@ def split(ids: list[int], val_fraction: float) -> tuple[list[int], list[int]]:
     for name, part in (("training", train), ("validation", val)):
         if len(part) < 2:
             raise ValueError(
-                f"a validation fraction of {val_fraction:g} leaves {len(part)} of {len(ids)} tokens for "
-                f"{name}, and 2 are the least; use a longer text or another fraction"
+                f"a validation fraction of {val_fraction:g} leaves {len(part)} of {len(ids)} "
+                f"tokens for {name}, and 2 are the least; use a longer text or another fraction"
             )
     return train, val
 

@@ -38,7 +38,7 @@ def _dot_loop(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _dot_map(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(map(mul, a, b))
+    return sum(map(mul, a, b), 0.0)
 
 
 def _fastest_dot() -> Callable[[Sequence[float], Sequence[float]], float]:

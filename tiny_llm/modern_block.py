@@ -47,7 +47,7 @@ from tiny_llm.ops import (
 
 @dataclass(frozen=True)
 class ModernConfig:
-    """The sizes of rung 3. Raises ValueError for one below 1, or if n_heads cannot share d_model."""
+    """The sizes of rung 3. Raises ValueError for one below 1 or heads that cannot share d_model."""
 
     vocab_size: int
     context_length: int = 32

@@ -17,6 +17,7 @@ from tiny_llm.contract import Parameters, Tensor, rows_of
 class Optimizer(Protocol):
     """What the training loop and the checkpoint know of an optimizer."""
 
+    moments: tuple[str, ...]  # the averages that it keeps of each parameter's slopes
     learning_rate: float
     steps: int  # updates made so far
     state: Parameters  # what it remembers between steps, by name
@@ -27,6 +28,8 @@ class Optimizer(Protocol):
 
 class SGD:
     """Stochastic gradient descent (Robbins and Monro, 1951): w <- w - learning_rate * g."""
+
+    moments = ()
 
     def __init__(self, learning_rate: float = 0.1) -> None:
         self.learning_rate = learning_rate
@@ -49,10 +52,12 @@ class AdamW:
         v <- beta2 v + (1 - beta2) g^2          how large it has been lately
         w <- w - learning_rate (m' / (sqrt(v') + epsilon) + weight_decay w)
 
-    Divided by their own usual size, the slopes move every weight by about the learning rate, be they
-    large or small. m and v begin at 0; m' and v' make up for that in the first steps. The decay
-    pulls matrices, not vectors, towards 0. Both averages stay in `state`, as "m.NAME" and "v.NAME".
+    Divided by its own usual size, every slope moves its weight by about the learning rate, whether
+    it is large or small. m and v begin at 0; m' and v' make up for that in the first steps. The
+    decay pulls matrices, not vectors, towards 0. `state` keeps both, as "m.NAME" and "v.NAME".
     """
+
+    moments = ("m", "v")
 
     def __init__(
         self,
@@ -103,8 +108,8 @@ def cosine_schedule(
     """The learning rate of step number `step` (from 0) of a run of `steps`.
 
     It rises in a straight line to `peak` over the first `warmup_steps`, while the slopes of a
-    random model still mean little, and then falls along half a cosine to `floor` times `peak`, so that the
-    last steps settle instead of jumping about (Loshchilov and Hutter, 2017).
+    random model still mean little, and then falls along half a cosine to `floor` times `peak`, so
+    that the last steps settle instead of jumping about (Loshchilov and Hutter, 2017).
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

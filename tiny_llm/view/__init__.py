@@ -1,0 +1,1 @@
+"""What people look at. Every function here returns text; only the command line prints it."""

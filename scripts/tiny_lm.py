@@ -1,0 +1,17 @@
+#!/usr/bin/env python3
+"""Rung 1 in one command, with nothing installed: train the MLP model and let it write.
+
+    python3 scripts/tiny_lm.py --prompt "The model " --sample-length 100 --seed 1
+
+Takes all the flags of `tiny-lm train`; --help lists them.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tiny_llm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "--model", "mlp", *sys.argv[1:]]))

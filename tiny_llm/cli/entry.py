@@ -1,0 +1,77 @@
+"""The command line as a whole: which commands there are, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Optional
+
+from tiny_llm import __version__
+from tiny_llm.cli import evaluate, generate, gradcheck, train, walk
+from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.options import Parser
+
+COMMANDS = (train, generate, evaluate, gradcheck, walk)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command. Exit code 0; 2: the command line is wrong; 130: Ctrl-C; 1: all else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _write_any_character()
+    try:
+        args = _parser().parse_args(arguments)
+        code: int = args.command(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as exit_:  # argparse's --help and --version
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+        _forget_output()
+        return 141
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"tiny-lm: error: {_one_line(error)}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _forget_output()
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="tiny-lm",
+        description="Language models in plain Python, every moving part in sight.",
+        epilog="Start with: tiny-lm train",
+    )
+    parser.add_argument("--version", action="version", version=f"tiny-llm-demo {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    """What to tell the user. The package's own ValueErrors are written for them."""
+    if isinstance(error, (UsageError, UserError, ValueError)):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the output'}: {error.strerror or error}"
+    return f"{type(error).__name__}: {error}; this is a fault of tiny-lm, --debug shows where"
+
+
+def _write_any_character() -> None:
+    """A terminal that cannot show a character gets an escape instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """Nothing more can be written, so Python must not try to, and complain, when it ends."""
+    with suppress(OSError, ValueError):  # standard output need not be a real file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,44 @@
+"""tiny-lm generate: continue a prompt with a saved model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.runs import Run, load_run, newest_checkpoint
+from tiny_llm.cli.sample import print_sample
+
+
+def add_parser(commands: Any) -> None:
+    """The command line of `generate`."""
+    parser = commands.add_parser(
+        "generate",
+        help="continue a prompt with a saved model",
+        description="Continue a prompt with a saved model.",
+    )
+    parser.set_defaults(command=run)
+    flags.add_checkpoint(parser)
+    flags.add_sampling(parser)
+    flags.add_seed(parser)
+    flags.add_display(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the prompt and its continuation."""
+    current = open_checkpoint(args)
+    if args.show_attention and not hasattr(current.model, "attention"):
+        raise UserError(f"the model is {current.rung}, which has no attention to show")
+    print_sample(current, args, args.seed or 0)
+    return 0
+
+
+def open_checkpoint(args: argparse.Namespace) -> Run:
+    """The run in --checkpoint, or in the newest one of runs/, which is then named."""
+    path = args.checkpoint or newest_checkpoint()
+    current = load_run(path)
+    if not args.quiet:
+        print(f"{path}: {current.rung}, step {current.step}", file=sys.stderr, flush=True)
+    return current

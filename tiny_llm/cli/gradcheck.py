@@ -1,0 +1,71 @@
+"""tiny-lm gradcheck: every slope that a backward computes, against the slope that is measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.options import DEFAULT_PROMPT
+from tiny_llm.cli.runs import RUNGS, build_config
+from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
+from tiny_llm.tokenizer import CharTokenizer
+
+SMALL = {  # small enough that every number of every parameter is checked within seconds
+    "mlp": {"context_length": 6, "d_embedding": 4, "d_hidden": 8},
+    "attention": {"context_length": 6, "d_model": 8},
+    "modern": {"context_length": 6, "d_model": 8, "n_heads": 2, "n_layers": 2},
+}
+
+
+def add_parser(commands: Any) -> None:
+    """The command line of `gradcheck`."""
+    parser = commands.add_parser(
+        "gradcheck",
+        help="compare every slope of a backward with the measured one",
+        description="Compare every slope that the hand-written backward of a small model computes "
+        f"with the measured one. They agree when |a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|.",
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (all of them)")
+    parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to check on")
+    flags.add_sizes(parser)
+    flags.add_seed(parser)
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the rungs; exit code 1 if a slope is wrong."""
+    prompt = args.prompt or DEFAULT_PROMPT
+    if not args.quiet:
+        print(f"prompt {prompt!r}", file=sys.stderr, flush=True)
+    names = [args.model] if args.model else list(RUNGS)
+    verdicts = [_check(name, prompt, args) for name in names]
+    return 0 if all(verdicts) else 1
+
+
+def _check(name: str, prompt: str, args: argparse.Namespace) -> bool:
+    """Check one rung on the prompt and print the worst number of each parameter."""
+    seed = args.seed or 0
+    tokenizer = CharTokenizer.from_text(prompt)
+    config = build_config(name, tokenizer.vocab_size, args, **SMALL[name])
+    model = RUNGS[name].model(config, seed=seed)
+    ids = tokenizer.encode(prompt)
+    length = config.context_length
+    contexts = [ids[:length], ids[-length // 2 :]]  # a whole window, and a shorter one
+    print(f"{name:<26}{'numbers':>8}{'backward':>14}{'measured':>14}{'|a - n|':>11}")
+    passed, count = True, 0
+    for check in check_model(model, contexts, seed):
+        verdict = "" if check.passed else "  WRONG"
+        print(
+            f"  {check.name:<24}{check.numbers:>8}{check.analytic:>14.6g}{check.numerical:>14.6g}"
+            f"{check.error:>11.1e}{verdict}",
+            flush=True,
+        )
+        passed, count = passed and check.passed, count + check.numbers
+    print(
+        f"{name}: {'all' if passed else 'NOT all'} {count:,} slopes agree: "
+        f"|a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|\n"
+    )
+    return passed

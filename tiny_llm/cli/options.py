@@ -1,0 +1,184 @@
+"""The flags that several commands share, and the checks that need nothing but the flag itself."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import math
+import sys
+from pathlib import Path
+from typing import Any, Callable, NoReturn
+
+from tiny_llm.cli.errors import UsageError
+
+DEFAULT_PROMPT = "language models "
+SAMPLE_LENGTH = 200
+TEMPERATURE = 0.8
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that reports an error in one line and does not guess abbreviated flags."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def program() -> str:
+    """What the user types to run this program."""
+    return "python3 -m tiny_llm" if Path(sys.argv[0]).name == "__main__.py" else "tiny-lm"
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers that are at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+        return value
+
+    return parse
+
+
+def number(description: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
+    """A parser of finite numbers that `accepts` accepts; `description` says which these are."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (math.isfinite(value) and accepts(value)):
+            raise argparse.ArgumentTypeError(f"must be {description}, not {text}")
+        return value
+
+    return parse
+
+
+def text_encoding(name: str) -> str:
+    """The name of an encoding that Python knows."""
+    try:
+        codecs.lookup(name)
+        str(b"", name)
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is not an encoding that Python knows; try utf-8, latin-1 or utf-16"
+        ) from None
+    return name
+
+
+def prompt_text(text: str) -> str:
+    """A prompt that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give at least one character to continue")
+    return text
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data, --encoding."""
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--data", metavar="FILE", help="a text file, or - for standard input (the built-in corpus)"
+    )
+    group.add_argument(
+        "--encoding", type=text_encoding, default="utf-8", help="of the text (%(default)s)"
+    )
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The sizes of a model. Which of them a rung has, its config says."""
+    group = parser.add_argument_group("size of the model (each rung has its own defaults)")
+    for flag, meaning in (
+        ("--context-length", "tokens that the model sees at once"),
+        ("--d-embedding", "numbers in a token's embedding (mlp)"),
+        ("--d-hidden", "hidden units (mlp)"),
+        ("--d-model", "width of every position's vector (attention, modern)"),
+        ("--n-heads", "attention heads in a block (modern)"),
+        ("--n-layers", "blocks (modern)"),
+    ):
+        group.add_argument(flag, type=whole_number(1), metavar="N", help=meaning)
+    group.add_argument(
+        "--tie-embeddings",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="one table to read and to write tokens (modern)",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How to continue a prompt."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("-p", "--prompt", type=prompt_text, help="the text to continue")
+    group.add_argument(
+        "-n",
+        "--max-new-tokens",
+        "--sample-length",
+        type=whole_number(0),
+        default=SAMPLE_LENGTH,
+        metavar="N",
+        help="tokens to write (%(default)s)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=number("at least 0", lambda value: value >= 0),
+        default=TEMPERATURE,
+        metavar="X",
+        help="below 1: likely tokens more often; 0: only the likeliest (%(default)s)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=whole_number(0),
+        default=0,
+        metavar="K",
+        help="draw from the K likeliest tokens; 0: from all (%(default)s)",
+    )
+    group.add_argument(
+        "--top-p",
+        type=number("above 0 and at most 1", lambda value: 0 < value <= 1),
+        default=1.0,
+        metavar="P",
+        help="draw from the fewest tokens with probability P in all; 1: from all (%(default)s)",
+    )
+
+
+def add_display(parser: argparse.ArgumentParser, attention: bool = True) -> None:
+    """--show-attention, --color, --quiet, --debug."""
+    group = parser.add_argument_group("display")
+    if attention:
+        group.add_argument(
+            "--show-attention",
+            action="store_true",
+            help="show which tokens of the prompt the model looks at (attention, modern)",
+        )
+    group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    group.add_argument("--quiet", action="store_true", help="results and errors only")
+    group.add_argument("--debug", action="store_true", help="on an error, show where it happened")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """--seed."""
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=None,
+        metavar="N",
+        help="of all that is random; the same seed gives the same result (0)",
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint."""
+    parser.add_argument(
+        "-c",
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a saved model (the newest in runs/)",
+    )

@@ -1,0 +1,134 @@
+"""From a command line to a run that can start: a new one, or one that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tiny_llm.batches import Batches, split
+from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.runs import OPTIMIZERS, RUNGS, Options, Run, build_config, flag, load_run
+from tiny_llm.cli.texts import Text
+from tiny_llm.contract import LanguageModel
+from tiny_llm.optimizers import cosine_schedule
+from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.training import Step, train
+
+VAL_FRACTION = 0.1
+VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
+EVALUATIONS = 10  # in a run, unless --eval-every says otherwise
+
+
+class Material(NamedTuple):
+    """The text as a run sees it."""
+
+    text: Text
+    ids: list[int]  # all of them
+    train_ids: list[int]
+    val_ids: list[int]  # the first of the held-out ones: those that each validation predicts
+    batches: Batches
+
+
+def begin(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
+    """A new run, as the flags and the rung's defaults describe it."""
+    name = args.model or "mlp"
+    rung = RUNGS[name]
+    tokenizer = CharTokenizer.from_text(text.content)
+    seed = args.seed or 0
+    model = rung.model(build_config(name, tokenizer.vocab_size, args), seed=seed)
+    val_fraction = args.val_fraction or VAL_FRACTION
+    batch_size = args.batch_size or rung.batch_size
+    material = prepare(model, tokenizer, text, val_fraction, batch_size, seed)
+    steps = args.steps or (args.repeat or rung.repeat) * material.batches.steps_per_pass
+    options = Options(
+        optimizer=args.optimizer or rung.optimizer,
+        learning_rate=args.learning_rate or rung.learning_rate,
+        schedule=args.schedule or "cosine",
+        warmup_steps=rung.warmup_steps if args.warmup_steps is None else args.warmup_steps,
+        batch_size=batch_size,
+        steps=steps,
+        eval_every=args.eval_every or max(1, steps // EVALUATIONS),
+        val_fraction=val_fraction,
+        seed=seed,
+        text_sha256=text.sha256,
+    )
+    optimizer = OPTIMIZERS[options.optimizer](options.learning_rate)
+    return Run(name, model, tokenizer, optimizer, options), material
+
+
+def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
+    """The run in the checkpoint, as it was. --steps or --repeat make it longer; all else stays."""
+    run = load_run(args.resume)
+    options = run.options
+    if text.sha256 != options.text_sha256:
+        raise UserError(
+            f"{args.resume} was trained on another text than {text.name}; "
+            f"give the same text again with --data"
+        )
+    settled = {
+        "model": run.rung,
+        **dataclasses.asdict(run.model.config),
+        **dataclasses.asdict(options),
+    }
+    del settled["steps"]
+    for name, value in settled.items():
+        if getattr(args, name, None) not in (None, value):
+            raise UsageError(
+                f"{flag(name)} cannot change in a resumed run (it is {value}); leave it out"
+            )
+    material = prepare(
+        run.model, run.tokenizer, text, options.val_fraction, options.batch_size, options.seed
+    )
+    steps = args.steps or (args.repeat or 0) * material.batches.steps_per_pass or options.steps
+    if steps < run.step:
+        raise UsageError(f"the run is at step {run.step} already, beyond {steps}; give more steps")
+    run.options = dataclasses.replace(options, steps=steps)
+    return run, material
+
+
+def steps_of(current: Run, material: Material) -> Iterator[Step]:
+    """The training steps that the run still has to do, each done when it is yielded.
+
+    The run's step and best validation loss are then up to date. Raises Diverged as `train` does.
+    """
+    options = current.options
+
+    def learning_rate(step: int) -> float:
+        if options.schedule == "constant" and step >= options.warmup_steps:
+            return options.learning_rate
+        return cosine_schedule(step, options.steps, options.learning_rate, options.warmup_steps)
+
+    for step in train(
+        current.model,
+        current.optimizer,
+        material.batches,
+        material.val_ids,
+        options.steps,
+        learning_rate,
+        options.eval_every,
+        start=current.step,
+    ):
+        current.step = step.number
+        best = current.best_val_loss
+        if step.val_loss is not None and (best is None or step.val_loss < best):
+            current.best_val_loss, current.best_step = step.val_loss, step.number
+        yield step
+
+
+def prepare(
+    model: LanguageModel,
+    tokenizer: CharTokenizer,
+    text: Text,
+    val_fraction: float,
+    batch_size: int,
+    seed: int,
+) -> Material:
+    """The text as ids, split and put in batches. Raises ValueError if it is too short for that."""
+    ids = tokenizer.encode(text.content)
+    train_ids, val_ids = split(ids, val_fraction)
+    batches = Batches(
+        train_ids, model.config.context_length, model.targets_per_context, batch_size, seed
+    )
+    return Material(text, ids, train_ids, val_ids[: VAL_TOKENS + 1], batches)

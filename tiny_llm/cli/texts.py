@@ -1,0 +1,78 @@
+"""The text that a command works on, and the prompt that it continues."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import sys
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.options import DEFAULT_PROMPT
+from tiny_llm.tokenizer import CharTokenizer
+
+
+class Text(NamedTuple):
+    """A text, and what to call it."""
+
+    content: str
+    name: str
+
+    @property
+    def sha256(self) -> str:
+        """A fingerprint by which a resumed run knows its text again."""
+        return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_text(data: Optional[str], encoding: str) -> Text:
+    """The text in the file `data`; `-` is standard input, None the built-in corpus.
+
+    Line ends become newlines, as Python reads text. Raises UserError if there is no text to be had.
+    """
+    if data is None:
+        name, content = "the built-in corpus", _built_in_corpus().read_bytes()
+    elif data == "-":
+        name, content = "standard input", sys.stdin.buffer.read()
+    else:
+        name, content = data, _read_file(Path(data))
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        content = (
+            content[len(codecs.BOM_UTF8) :] if content.startswith(codecs.BOM_UTF8) else content
+        )
+    try:
+        text = str(content, encoding)
+    except ValueError as error:  # UnicodeDecodeError, and what some codecs raise instead
+        raise UserError(
+            f"{name} is not {encoding} text ({error}); name its encoding, "
+            f"for example --encoding latin-1"
+        ) from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text:
+        raise UserError(f"{name} is empty; give some text to read")
+    return Text(text, name)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; give the path of a text file") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a text file") from None
+
+
+def _built_in_corpus() -> Path:
+    """corpus.txt: inside an installed package, or beside the package in a clone."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "corpus.txt"
+    return installed if installed.exists() else package.parent / "corpus.txt"
+
+
+def choose_prompt(prompt: Optional[str], tokenizer: CharTokenizer) -> str:
+    """The user's prompt, or one that this tokenizer knows: a phrase, a newline, any character."""
+    if prompt is not None:
+        return prompt
+    if set(DEFAULT_PROMPT) <= tokenizer.stoi.keys():
+        return DEFAULT_PROMPT
+    return "\n" if "\n" in tokenizer.stoi else tokenizer.itos[0]

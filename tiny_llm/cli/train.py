@@ -1,0 +1,253 @@
+"""tiny-lm train: a text, a model, and the loop between them; shows, samples and saves."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tiny_llm import checkpoint
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.options import program, whole_number
+from tiny_llm.cli.runs import OPTIMIZERS, RUNGS, RUNS, Run, save_run
+from tiny_llm.cli.sample import print_sample
+from tiny_llm.cli.setup import VAL_FRACTION, Material, begin, resume, steps_of
+from tiny_llm.cli.texts import choose_prompt, read_text
+from tiny_llm.contract import rows_of
+from tiny_llm.training import Diverged
+from tiny_llm.view.progress import Progress
+from tiny_llm.view.terminal import style_for
+from tiny_llm.yardsticks import bigram_loss, guessing_loss
+
+
+def add_parser(commands: Any) -> None:
+    """The command line of `train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model on a text, show what it writes, save it",
+        description="Train a model on a text, show what it writes, and save it.",
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
+    flags.add_data(parser)
+    flags.add_sizes(parser)
+    add_training(parser)
+    _add_saving(parser)
+    flags.add_sampling(parser)
+    flags.add_display(parser)
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How long, how fast and in which portions to learn."""
+    group = parser.add_argument_group("training (each rung has its own defaults)")
+    add = group.add_argument
+    positive = flags.number("above 0", lambda value: value > 0)
+    fraction = flags.number("between 0 and 1", lambda value: 0 < value < 1)
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
+    )
+    length.add_argument(
+        "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
+    )
+    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a step")
+    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
+    add(
+        "--schedule",
+        choices=("cosine", "constant"),
+        help="the learning rate falls along a cosine to a tenth, or stays (cosine)",
+    )
+    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
+    add("--optimizer", choices=OPTIMIZERS)
+    add(
+        "--val-fraction",
+        type=fraction,
+        metavar="X",
+        help=f"share of the text, at its end, held out for validation ({VAL_FRACTION})",
+    )
+    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
+    flags.add_seed(parser)
+
+
+def _add_saving(parser: argparse.ArgumentParser) -> None:
+    """Where to and when."""
+    add = parser.add_argument_group("saving").add_argument
+    add("-o", "--out", type=Path, metavar="FILE", help="the checkpoint (runs/MODEL.safetensors)")
+    add("--save-every", type=whole_number(1), metavar="N", help="steps (as --eval-every)")
+    add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
+    add("--resume", type=Path, metavar="FILE", help="go on with an interrupted run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
+    text = read_text(args.data, args.encoding)
+    current, material = resume(args, text) if args.resume else begin(args, text)
+    _check_before_training(current, args)
+    out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
+    checkpoint.check_writable(out)
+    style = style_for(sys.stderr, args.color)
+    steps = current.options.steps
+    progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
+    _introduce(current, material, progress)
+    if not (args.resume and args.resume.resolve() == out.resolve()):
+        backup = checkpoint.keep_old(out)
+        if backup:
+            progress.note(f"kept:      the older {out} is now {backup}")
+    with Interrupt(progress) as interrupt:
+        _train(current, material, args, out, progress, interrupt)
+    if current.step < steps:
+        progress.note(
+            f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
+            f"    {_resume_command(args, out)}\n"
+        )
+        return 130 if interrupt.requested else 0
+    _conclude(current, args, out, progress)
+    return 0
+
+
+def _check_before_training(current: Run, args: argparse.Namespace) -> None:
+    """What would fail behind the training is refused before it."""
+    if args.show_attention and not hasattr(current.model, "attention"):
+        raise UsageError(
+            f"--model {current.rung} has no attention to show; use --model attention or modern"
+        )
+    if args.stop_after and args.stop_after <= current.step:
+        raise UsageError(
+            f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
+        )
+    current.tokenizer.encode(choose_prompt(args.prompt, current.tokenizer))
+
+
+def _introduce(current: Run, material: Material, progress: Progress) -> None:
+    """What is about to be trained on what, and the two yardsticks for every loss that follows."""
+    config = dataclasses.asdict(current.model.config)
+    vocab_size = config.pop("vocab_size")
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
+    options, text = current.options, material.text
+    pairs = bigram_loss(material.train_ids, material.val_ids, vocab_size)
+    held_out = len(material.ids) - len(material.train_ids)
+    counted = len(material.val_ids) - 1
+    some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
+    progress.note(
+        f"text:      {text.name}, {len(material.ids):,} characters, {vocab_size} different; "
+        f"the last {held_out:,} are held out for validation{some}"
+    )
+    progress.note(
+        f"model:     {current.rung}, {count_parameters(current):,} parameters ({sizes}), "
+        f"seed {options.seed}"
+    )
+    progress.note(
+        f"training:  {options.steps:,} steps of {options.batch_size} contexts "
+        f"({options.steps / material.batches.steps_per_pass:.3g} passes over the text) with "
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}"
+    )
+    progress.note(
+        f"yardstick: guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per "
+        f"character, counting pairs {pairs:.3f} (on the held-out text)"
+    )
+    if current.step:
+        progress.note(f"resumed:   at step {current.step}")
+
+
+def count_parameters(current: Run) -> int:
+    """How many numbers the model learns."""
+    return sum(len(row) for tensor in current.model.parameters.values() for row in rows_of(tensor))
+
+
+def _train(
+    current: Run,
+    material: Material,
+    args: argparse.Namespace,
+    out: Path,
+    progress: Progress,
+    interrupt: Interrupt,
+) -> None:
+    """Run the loop up to its end, --stop-after or Ctrl-C, saving now and then and at the end."""
+    options = current.options
+    last = min(args.stop_after or options.steps, options.steps)
+    save_every = args.save_every or options.eval_every
+    saved = current.step
+    try:
+        for step in steps_of(current, material):
+            if step.number == 1:
+                guess = guessing_loss(current.tokenizer.vocab_size)
+                progress.note(f"first loss {step.loss:.3f}: random guessing would cost {guess:.3f}")
+            progress.step(step)
+            is_last = step.number == last or interrupt.requested
+            if is_last or step.number % save_every == 0:
+                _save(out, current)
+                saved = step.number
+            if is_last:
+                break
+    except Diverged as error:
+        raise UserError(
+            f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
+            f"high, try a tenth of it; {_left_behind(out, saved)}"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out}: {error.strerror or error}; {_left_behind(out, saved)}"
+        ) from None
+    finally:
+        progress.clear()
+
+
+def _save(out: Path, current: Run) -> None:
+    """Save the run. Raises OSError, and Diverged if the last update left a number not finite."""
+    try:
+        save_run(out, current)
+    except ValueError as error:
+        raise Diverged(f"after step {current.step}, {error}") from None
+
+
+def _left_behind(out: Path, saved: int) -> str:
+    return f"{out} holds step {saved}" if saved else "this run had saved nothing yet"
+
+
+def _resume_command(args: argparse.Namespace, out: Path) -> str:
+    """What to type to go on."""
+    words = [*program().split(), "train", "--resume", str(out)]
+    if args.data:
+        words += ["--data", args.data]
+    if args.encoding != "utf-8":
+        words += ["--encoding", args.encoding]
+    return shlex.join(words)
+
+
+def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progress) -> None:
+    """The result, a sample, and what to do next."""
+    progress.note(
+        f"done:      best validation loss {current.best_val_loss:.3f} at step {current.best_step}"
+    )
+    print_sample(current, args, current.options.seed)
+    command = shlex.join([*program().split(), "generate", "--checkpoint", str(out)])
+    progress.note(f"\nsaved {out}. To let it write more, type\n\n    {command} --prompt 'The '\n")
+
+
+class Interrupt:
+    """While entered, the first Ctrl-C asks for a stop after the step; the second stops at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.requested = False
+        self.progress = progress
+
+    def _handle(self, *_: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self.progress.note("Ctrl-C: finishing this step (once more to stop at once)")
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)

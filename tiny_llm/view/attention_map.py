@@ -1,0 +1,216 @@
+"""Attention as people look at it: one table for each head, and what one position reads from.
+
+              t    h    e            columns: the keys, which are read
+              0    1    2  entropy
+    t 0    █1.0            0.00      rows: the queries, which read
+    h 1    ▃.33 ▅.67       0.91
+    e 2    ▁.10 ▂.20 ▆.70  1.16      blank: later than the query, so it cannot be seen
+
+Shade and colour always run from 0 to 1, so that two tables can be compared. Heads are never
+averaged: an average shows a pattern that no head has.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Optional
+
+from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.view.terminal import (
+    BOLD,
+    ELLIPSIS,
+    HEIGHTS,
+    Style,
+    bar,
+    clip,
+    display_width,
+    fraction_text,
+    pad,
+    paint,
+    visible,
+    wrap,
+)
+
+# One hue, blue, from nearly black to pale: palette numbers of 256 colours, for weights 0 to 1.
+RAMP = (17, 18, 19, 20, 21, 63, 105, 147, 189)
+FIRST_LIGHT = 6  # from here on black is easier to read than white
+WHITE, BLACK = 231, 16
+ASCII_SHADES = " :*#@"  # no minus, plus or point, which would read as part of the number
+
+LONGEST_LABEL, LONGEST_HEADING, LONGEST_BAR = 7, 6, 40  # columns
+TOP_KEYS = 5  # how many a report ranks for each head, when there are more queries than one
+
+CAVEAT = "Attention shows where information was read from; it does not explain the prediction."
+
+
+class _Grid(NamedTuple):
+    """Where things stand in a table of queries x keys."""
+
+    labels: list[str]  # K, the tokens made visible
+    label: int  # columns of a row's label
+    cell: int  # columns of a number with the space before it
+    first: int  # the first position that is shown; 0 when all are
+
+
+def attention_matrix(weights: Matrix, tokens: list[str], style: Style) -> str:
+    """One head's weights, Q x K, as a table; the K `tokens` are those that were read.
+
+    Each row ends with its entropy in bits, of the most that it could have: 0 when one key has all
+    the weight, log2 of the keys in sight when all have the same. If the table would be too wide,
+    the last positions are shown, and the weight on all others is added up in a column before them.
+    """
+    content = 3 if style.color else 4  # a number, and the shade before it
+    grid = _grid(tokens, content, tail=len("  0.00 of 0.00"), sums=True, style=style)
+    lines = _headings(grid, ("  entropy", "  in bits"), sums=True, style=style)
+    for place, row in _shown_rows(weights, grid):
+        cells = row[grid.first : place + 1]
+        if grid.first:
+            cells = [sum(row[: grid.first]), *cells]
+        blank = " " * (grid.cell * (len(row) - 1 - place))  # keys later than the query
+        line = _row_label(place, grid) + "".join(_shaded(c, grid.cell, style) for c in cells)
+        lines.append(line + blank + _entropy_text(row[: place + 1]))
+    return "\n".join(lines + _cut_note(grid, True, style))
+
+
+def score_matrix(scores: Matrix, tokens: list[str], style: Style) -> str:
+    """One head's scores before softmax, Q x K, as a table like that of the weights they become.
+
+    Scores have no fixed range, so there is no shade.
+    """
+    seen = len(tokens) - len(scores) + 1  # the keys that the first query sees
+    texts = [[_score_text(s) for s in row[: seen + i]] for i, row in enumerate(scores)]
+    content = max(len(text) for row in texts for text in row)
+    grid = _grid(tokens, content, tail=0, sums=False, style=style)
+    lines = _headings(grid, ("", ""), sums=False, style=style)
+    for place, row in _shown_rows(texts, grid):
+        cells = "".join(pad(text, grid.cell, right=True) for text in row[grid.first :])
+        lines.append(_row_label(place, grid) + cells)
+    return "\n".join(lines + _cut_note(grid, False, style))
+
+
+def ranked_keys(
+    weights_row: Vector, tokens: list[str], style: Style, most: Optional[int] = None
+) -> str:
+    """What the last of the K tokens reads from: the keys by weight, the heaviest first.
+
+    Each with its weight, a bar from 0 to 1, its position, and how many positions back it stands. `most` shows
+    only so many, and adds up the others.
+    """
+    ranked = sorted(range(len(tokens)), key=lambda place: -weights_row[place])
+    shown = ranked[:most]
+    labels = {place: clip(visible(tokens[place], style), LONGEST_LABEL, style) for place in shown}
+    column = max(len("key"), *map(display_width, labels.values()))
+    heading = f"weight  {pad('key', column)}  position  back  "
+    bar_columns = min(LONGEST_BAR, style.width - len(heading))
+    lines = [heading.rstrip()]
+    for place in shown:
+        weight = weights_row[place]
+        numbers = f"{place:8}  {len(tokens) - 1 - place:4}"
+        line = f"{fraction_text(weight, 3):>6}  {pad(labels[place], column)}  {numbers}"
+        lines.append(f"{line}  {bar(weight, bar_columns, style)}".rstrip())
+    rest = ranked[len(shown) :]
+    if rest:
+        together = fraction_text(sum(weights_row[place] for place in rest), 3)
+        lines.append(f"{together:>6}  on the other {len(rest)} together")
+    return "\n".join(lines)
+
+
+def attention_report(all_weights: list[list[Matrix]], tokens: list[str], style: Style) -> str:
+    """Layers x heads x Q x K weights of one context of K tokens -> every head, and how to read it.
+
+    With one query, all keys are ranked; otherwise the first few, as the last query reads them.
+    """
+    parts = ["\n".join(_legend(style))]
+    for layer, heads in enumerate(all_weights, 1):
+        for head, weights in enumerate(heads, 1):
+            title = f"layer {layer} of {len(all_weights)}, head {head} of {len(heads)}"
+            matrix = attention_matrix(weights, tokens, style)
+            parts.append(paint(title, BOLD, style) + "\n" + matrix)
+            last = f"{visible(tokens[-1], style)} at {len(tokens) - 1} reads from"
+            most = None if len(weights) == 1 else TOP_KEYS
+            ranking = ranked_keys(weights[-1], tokens, style, most)
+            parts.append(clip(last, style.width, style) + "\n" + ranking)
+    parts.append("\n".join(wrap(CAVEAT, style)))
+    return "\n\n".join(parts)
+
+
+def entropy(weights: Vector) -> float:
+    """How spread out weights that add up to 1 are, in bits: 0 for all on one, log2 n for even."""
+    return sum(-weight * math.log2(weight) for weight in weights if weight > 0)
+
+
+def _grid(tokens: list[str], content: int, tail: int, sums: bool, style: Style) -> _Grid:
+    """The table for these tokens: cells with room for `content` columns, `tail` columns behind."""
+    labels = [visible(token, style) for token in tokens]
+    longest = max(map(display_width, labels))
+    label = min(longest, LONGEST_LABEL) + 1 + len(str(len(tokens) - 1))
+    cell = 1 + max(content, min(longest, LONGEST_HEADING), len(f"<{len(tokens) - 1}"))
+    room = (style.width - label - tail) // cell
+    shown = len(tokens) if room >= len(tokens) else max(1, room - sums)
+    labels = [clip(text, LONGEST_LABEL, style) for text in labels]
+    return _Grid(labels, label, cell, len(tokens) - shown)
+
+
+def _headings(grid: _Grid, tails: tuple[str, str], sums: bool, style: Style) -> list[str]:
+    """Two lines: the tokens, and their positions, since a token may stand at several."""
+    places = range(grid.first, len(grid.labels))
+    tokens = [clip(grid.labels[place], grid.cell - 1, style) for place in places]
+    numbers = [str(place) for place in places]
+    if grid.first and sums:
+        tokens.insert(0, ELLIPSIS if style.unicode else "...")
+        numbers.insert(0, f"<{grid.first}")
+    lines = []
+    for texts, tail in zip((tokens, numbers), tails):
+        cells = "".join(pad(text, grid.cell, right=True) for text in texts)
+        lines.append(" " * grid.label + cells + tail)
+    return lines
+
+
+def _shown_rows(rows: list[list[Any]], grid: _Grid) -> Iterator[tuple[int, list[Any]]]:
+    """The position of each query that is shown, with its row: the queries are the last positions."""
+    before = len(grid.labels) - len(rows)
+    for place, row in enumerate(rows, before):
+        if place >= grid.first:
+            yield place, row
+
+
+def _row_label(place: int, grid: _Grid) -> str:
+    digits = len(str(len(grid.labels) - 1))
+    return pad(grid.labels[place], grid.label - digits) + f"{place:{digits}}"
+
+
+def _shaded(weight: float, columns: int, style: Style) -> str:
+    """A weight in a cell: on a colour, or behind a character that is the higher or darker for it."""
+    text = fraction_text(weight)
+    level = min(1.0, max(0.0, weight))
+    if not style.color:
+        shades = HEIGHTS if style.unicode else ASCII_SHADES
+        return (shades[round(level * (len(shades) - 1))] + text).rjust(columns)
+    step = round(level * (len(RAMP) - 1))
+    ink = BLACK if step >= FIRST_LIGHT else WHITE
+    return paint(text.rjust(columns), f"38;5;{ink};48;5;{RAMP[step]}", style)
+
+
+def _entropy_text(seen: Vector) -> str:
+    return f"  {entropy(seen):.2f} of {math.log2(len(seen)):.2f}"
+
+
+def _score_text(score: float) -> str:
+    return f"{score:.1f}" if abs(score) < 1000 else f"{score:.0e}"
+
+
+def _cut_note(grid: _Grid, sums: bool, style: Style) -> list[str]:
+    """What is not shown, in a sentence, if anything is not."""
+    if not grid.first:
+        return []
+    total = len(grid.labels)
+    note = f"last {total - grid.first} of {total} positions shown"
+    if sums:
+        note += f"; column <{grid.first} adds up the weight on all before them"
+    return wrap(note, style)
+
+
+def _legend(style: Style) -> list[str]:
+    """How to read the tables."""
+    steps = [_shaded(step / 4, 4 if style.color else 5, style).. for step in range(5)]
+    return []

@@ -1,0 +1,68 @@
+"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Optional, TextIO
+
+from tiny_llm.training import Step
+from tiny_llm.view.terminal import Style
+
+REFRESH = 0.1  # seconds between two states of the live line
+CLEAR_LINE = "\r\x1b[K"
+
+
+class Progress:
+    """Prints the steps of one run to `stream`; does nothing when `quiet`.
+
+    A line stays for every evaluation. In a terminal, the last line shows the newest step until the
+    next line takes its place.
+    """
+
+    def __init__(self, stream: TextIO, style: Style, steps: int, start: int, quiet: bool) -> None:
+        self.stream, self.style, self.quiet = stream, style, quiet
+        self.live = stream.isatty() and not quiet
+        self.steps, self.start = steps, start
+        self.began = self.refreshed = time.monotonic()
+        self.tokens = 0
+        self.losses: list[float] = []  # since the last line that stayed
+
+    def note(self, text: str) -> None:
+        """A line of its own that stays."""
+        if not self.quiet:
+            print(CLEAR_LINE * self.live + text, file=self.stream, flush=True)
+
+    def step(self, step: Step) -> None:
+        """One step was done."""
+        self.tokens += step.tokens
+        self.losses.append(step.loss)
+        now = time.monotonic()
+        if step.val_loss is not None:
+            loss = sum(self.losses) / len(self.losses)
+            self.losses.clear()
+            self.note(self._line(step.number, loss, step.val_loss, now))
+        elif self.live and now - self.refreshed > REFRESH:
+            self.refreshed = now
+            text = self._line(step.number, step.loss, None, now)[: self.style.width - 1]
+            print(CLEAR_LINE + text, end="", file=self.stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if self.live:
+            print(CLEAR_LINE, end="", file=self.stream, flush=True)
+
+    def _line(self, number: int, loss: float, val_loss: Optional[float], now: float) -> str:
+        seconds = max(now - self.began, 1e-9)
+        left = seconds / (number - self.start) * (self.steps - number)
+        validation = "" if val_loss is None else f"  val loss {val_loss:.3f}"
+        return (
+            f"step {number:>{len(str(self.steps))}}/{self.steps}  loss {loss:.3f}{validation}  "
+            f"{self.tokens / seconds:,.0f} tokens/s  {clock(left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are some: 75 -> 1:15."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
