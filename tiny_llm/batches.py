@@ -78,8 +78,10 @@ class Examples:
 class Batches:
     """Seeded batches of examples: pass after pass over the training ids, each in a new order.
 
-    `batch(step)` is what step number `step` (from 0) trains on, the same at every call.
-    `steps_per_pass` steps show every token once; a pass's last batch may be smaller.
+    `batch(step)` is what step number `step` (from 0) trains on, the same at every call; a pass has
+    `steps_per_pass` of them, and its last batch may be smaller. Windows (rung 3) begin at another
+    token in each pass, so that each pass cuts the text elsewhere; they are all full, so some tokens
+    at either end are left to other passes.
     Raises ValueError when the ids do not fill one context and the token that follows it.
     """
 
@@ -97,22 +99,23 @@ class Batches:
                 f"{context_length} and the token that follows it; use a longer text or a context "
                 f"length of at most {max(1, len(ids) - 1)}"
             )
-        self.shape = (context_length, targets_per_context)
         self.ids = ids
+        self.context_length = context_length
+        self.targets_per_context = targets_per_context
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_pass = -(-len(Examples(ids, *self.shape)) // batch_size)
+        one_target = targets_per_context == 1
+        self.starts = 1 if one_target else min(context_length, len(ids) - context_length)
+        self.contexts = (len(ids) - self.starts) // (1 if one_target else context_length)
+        self.steps_per_pass = -(-self.contexts // batch_size)
         self._cached_pass = lru_cache(maxsize=1)(self._pass)
 
     def _pass(self, number: int) -> tuple[Examples, list[int]]:
         """The examples of one pass and their order."""
         rng = random.Random(f"pass {number} of seed {self.seed}")
-        # A window may cut a word anywhere, and each pass cuts elsewhere: it begins a little later.
-        context_length, targets_per_context = self.shape
-        room = min(context_length, len(self.ids) - context_length)
-        start = 0 if targets_per_context == 1 else rng.randrange(room)
-        examples = Examples(self.ids, context_length, targets_per_context, start)
-        order = list(range(len(examples)))
+        start = rng.randrange(self.starts)
+        examples = Examples(self.ids, self.context_length, self.targets_per_context, start)
+        order = list(range(self.contexts))
         rng.shuffle(order)
         return examples, order
 

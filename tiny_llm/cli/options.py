@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import math
 import sys
 from pathlib import Path
@@ -65,8 +64,8 @@ def number(description: str, accepts: Callable[[float], bool]) -> Callable[[str]
 def text_encoding(name: str) -> str:
     """The name of an encoding that Python knows."""
     try:
-        codecs.lookup(name)
-        str(b"", name)
+        "".encode(name)  # refuses what Python calls an encoding though it makes no bytes of text
+        b"".decode(name)
     except (LookupError, ValueError):
         raise argparse.ArgumentTypeError(
             f"{name!r} is not an encoding that Python knows; try utf-8, latin-1 or utf-16"

@@ -1,10 +1,10 @@
 """Attention as people look at it: one table for each head, and what one position reads from.
 
-              t    h    e            columns: the keys, which are read
-              0    1    2  entropy
-    t 0    █1.0            0.00      rows: the queries, which read
-    h 1    ▃.33 ▅.67       0.91
-    e 2    ▁.10 ▂.20 ▆.70  1.16      blank: later than the query, so it cannot be seen
+            t    h    e  entropy       columns: the keys, which are read
+            0    1    2  bits/max
+    t 0  █1.0            0.00/0.00     rows: the queries, which read
+    h 1  ▃.33 ▅.67       0.92/1.00
+    e 2  ▁.10 ▂.20 ▆.70  1.16/1.58     blank: later than the query, so it cannot be seen
 
 Shade and colour always run from 0 to 1, so that two tables can be compared. Heads are never
 averaged: an average shows a pattern that no head has.
@@ -13,7 +13,8 @@ averaged: an average shows a pattern that no head has.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.view.terminal import (
@@ -25,6 +26,7 @@ from tiny_llm.view.terminal import (
     clip,
     display_width,
     fraction_text,
+    number_text,
     pad,
     paint,
     visible,
@@ -38,6 +40,7 @@ WHITE, BLACK = 231, 16
 ASCII_SHADES = " :*#@"  # no minus, plus or point, which would read as part of the number
 
 LONGEST_LABEL, LONGEST_HEADING, LONGEST_BAR = 7, 6, 40  # columns
+NUMBER, SHADE = 3, 1  # columns of a weight, and of the character before it that is its shade
 TOP_KEYS = 5  # how many a report ranks for each head, when there are more queries than one
 
 CAVEAT = "Attention shows where information was read from; it does not explain the prediction."
@@ -55,13 +58,15 @@ class _Grid(NamedTuple):
 def attention_matrix(weights: Matrix, tokens: list[str], style: Style) -> str:
     """One head's weights, Q x K, as a table; the K `tokens` are those that were read.
 
-    Each row ends with its entropy in bits, of the most that it could have: 0 when one key has all
+    Each row ends with its entropy in bits beside the most that it could be: 0 when one key has all
     the weight, log2 of the keys in sight when all have the same. If the table would be too wide,
-    the last positions are shown, and the weight on all others is added up in a column before them.
+    the shades take the place of the spaces; if it still is, the last positions are shown, and the
+    weight on all before them is added up in one column.
     """
-    content = 3 if style.color else 4  # a number, and the shade before it
-    grid = _grid(tokens, content, tail=len("  0.00 of 0.00"), sums=True, style=style)
-    lines = _headings(grid, ("  entropy", "  in bits"), sums=True, style=style)
+    grid = _grid(tokens, _cell(style), tail=len("  0.00/0.00"), sums=True, style=style)
+    if grid.first:
+        grid = _grid(tokens, NUMBER, tail=len("  0.00/0.00"), sums=True, style=style)
+    lines = _headings(grid, ("  entropy", "  bits/max"), sums=True, style=style)
     for place, row in _shown_rows(weights, grid):
         cells = row[grid.first : place + 1]
         if grid.first:
@@ -78,7 +83,7 @@ def score_matrix(scores: Matrix, tokens: list[str], style: Style) -> str:
     Scores have no fixed range, so there is no shade.
     """
     seen = len(tokens) - len(scores) + 1  # the keys that the first query sees
-    texts = [[_score_text(s) for s in row[: seen + i]] for i, row in enumerate(scores)]
+    texts = [[number_text(s, 1) for s in row[: seen + i]] for i, row in enumerate(scores)]
     content = max(len(text) for row in texts for text in row)
     grid = _grid(tokens, content, tail=0, sums=False, style=style)
     lines = _headings(grid, ("", ""), sums=False, style=style)
@@ -93,8 +98,8 @@ def ranked_keys(
 ) -> str:
     """What the last of the K tokens reads from: the keys by weight, the heaviest first.
 
-    Each with its weight, a bar from 0 to 1, its position, and how many positions back it stands. `most` shows
-    only so many, and adds up the others.
+    Each with its weight, its position, how many positions back that is, and a bar from 0 to 1.
+    `most` shows only so many, and adds up the others.
     """
     ranked = sorted(range(len(tokens)), key=lambda place: -weights_row[place])
     shown = ranked[:most]
@@ -126,12 +131,17 @@ def attention_report(all_weights: list[list[Matrix]], tokens: list[str], style: 
             title = f"layer {layer} of {len(all_weights)}, head {head} of {len(heads)}"
             matrix = attention_matrix(weights, tokens, style)
             parts.append(paint(title, BOLD, style) + "\n" + matrix)
-            last = f"{visible(tokens[-1], style)} at {len(tokens) - 1} reads from"
+            last = f"{visible(tokens[-1], style)} at {len(tokens) - 1} reads from:"
             most = None if len(weights) == 1 else TOP_KEYS
             ranking = ranked_keys(weights[-1], tokens, style, most)
             parts.append(clip(last, style.width, style) + "\n" + ranking)
     parts.append("\n".join(wrap(CAVEAT, style)))
     return "\n\n".join(parts)
+
+
+def _cell(style: Style) -> int:
+    """The columns of a weight with its shade; colour lies behind it and takes none."""
+    return NUMBER if style.color else NUMBER + SHADE
 
 
 def entropy(weights: Vector) -> float:
@@ -143,7 +153,7 @@ def _grid(tokens: list[str], content: int, tail: int, sums: bool, style: Style) 
     """The table for these tokens: cells with room for `content` columns, `tail` columns behind."""
     labels = [visible(token, style) for token in tokens]
     longest = max(map(display_width, labels))
-    label = min(longest, LONGEST_LABEL) + 1 + len(str(len(tokens) - 1))
+    label = min(longest, LONGEST_LABEL) + len(" ") + len(str(len(tokens) - 1)) + len(" ")
     cell = 1 + max(content, min(longest, LONGEST_HEADING), len(f"<{len(tokens) - 1}"))
     room = (style.width - label - tail) // cell
     shown = len(tokens) if room >= len(tokens) else max(1, room - sums)
@@ -167,7 +177,7 @@ def _headings(grid: _Grid, tails: tuple[str, str], sums: bool, style: Style) -> 
 
 
 def _shown_rows(rows: list[list[Any]], grid: _Grid) -> Iterator[tuple[int, list[Any]]]:
-    """The position of each query that is shown, with its row: the queries are the last positions."""
+    """Each query's position and row, of those shown: the queries are the last of the positions."""
     before = len(grid.labels) - len(rows)
     for place, row in enumerate(rows, before):
         if place >= grid.first:
@@ -176,11 +186,11 @@ def _shown_rows(rows: list[list[Any]], grid: _Grid) -> Iterator[tuple[int, list[
 
 def _row_label(place: int, grid: _Grid) -> str:
     digits = len(str(len(grid.labels) - 1))
-    return pad(grid.labels[place], grid.label - digits) + f"{place:{digits}}"
+    return pad(grid.labels[place], grid.label - digits - 1) + f"{place:{digits}} "
 
 
 def _shaded(weight: float, columns: int, style: Style) -> str:
-    """A weight in a cell: on a colour, or behind a character that is the higher or darker for it."""
+    """A weight in a cell: on a colour, or behind a character that grows with it."""
     text = fraction_text(weight)
     level = min(1.0, max(0.0, weight))
     if not style.color:
@@ -192,11 +202,7 @@ def _shaded(weight: float, columns: int, style: Style) -> str:
 
 
 def _entropy_text(seen: Vector) -> str:
-    return f"  {entropy(seen):.2f} of {math.log2(len(seen)):.2f}"
-
-
-def _score_text(score: float) -> str:
-    return f"{score:.1f}" if abs(score) < 1000 else f"{score:.0e}"
+    return f"  {entropy(seen):.2f}/{math.log2(len(seen)):.2f}"
 
 
 def _cut_note(grid: _Grid, sums: bool, style: Style) -> list[str]:
@@ -212,5 +218,10 @@ def _cut_note(grid: _Grid, sums: bool, style: Style) -> list[str]:
 
 def _legend(style: Style) -> list[str]:
     """How to read the tables."""
-    steps = [_shaded(step / 4, 4 if style.color else 5, style).. for step in range(5)]
-    return []
+    ramp = "".join(_shaded(step / 4, 1 + _cell(style), style) for step in range(5))
+    reading = (
+        "Each row is a position that reads, each column one that is read, and the weights of a row "
+        "add up to 1. Blank: later than the reader, so out of its sight. Entropy: 0 when one "
+        "position has all the weight, and at its most when all in sight have the same."
+    )
+    return ["weights " + ramp, *wrap(reading, style)]

@@ -3,8 +3,8 @@
     stream, --color, environment --style_for--> Style --> every display --> text
 
 A display that lines up is only as good as its widths, and a text may hold anything: spaces that
-cannot be seen, letters two columns wide, marks with no width of their own, commands to the terminal.
-`visible` turns each into something that can be seen and has a known width.
+cannot be seen, letters two columns wide, marks with no width of their own, commands to the
+terminal. `visible` turns each into something that can be seen and has a known width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ASCII_SIGNS = {" ": "_", "\n": "\\n", "\t": "\\t"}
 DOTTED_CIRCLE, ELLIPSIS, CONTROL_PICTURES = "◌", "…", "␀"
 
 NARROWEST = 40  # columns; a narrower terminal wraps the lines
-BOLD, DIM = "1", "2"
+BOLD = "1"
 
 _ESCAPE_CODE = re.compile("\x1b\\[[0-9;]*m")
 # Characters that count as letters or marks and yet draw nothing, or nothing on their own.
@@ -159,14 +159,10 @@ def paint(text: str, code: str, style: Style) -> str:
 
 
 def bar(fraction: float, columns: int, style: Style) -> str:
-    """A bar of `columns` at fraction 1 and of none at 0, exact to an eighth of a column.
-
-    Whatever is above 0 leaves a trace, so that small and nothing differ.
-    """
+    """A bar of `columns` at fraction 1 and of none at 0, in eighths of a column (ASCII: whole)."""
     steps = 8 if style.unicode else 1
     fraction = min(1.0, max(0.0, fraction))
-    length = max(round(fraction * columns * steps), fraction > 0)
-    full, rest = divmod(length, steps)
+    full, rest = divmod(round(fraction * columns * steps), steps)
     if not style.unicode:
         return "#" * full
     return BLOCKS[8] * full + (BLOCKS[rest] if rest else "")
@@ -178,7 +174,7 @@ def fraction_text(fraction: float, digits: int = 2) -> str:
     return text[1:] if text.startswith("0") else text[: digits + 1]
 
 
-def number_text(value: float) -> str:
-    """Any number in 7 columns or fewer, except for those beyond 1e99: -0.12, 123.40, 1.5e+04."""
-    text = f"{value:.2f}" if abs(value) < 1000 else f"{value:.1e}"
-    return text[1:] if text == "-0.00" else text
+def number_text(value: float, digits: int = 2) -> str:
+    """Any number, with `digits` decimals below 1000 and two figures above: -0.12, 1.5e+04."""
+    text = f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
+    return text.lstrip("-") if float(text) == 0 else text  # not -0.00

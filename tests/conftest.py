@@ -1,0 +1,45 @@
+"""What several test files share: repeatable random examples, and one tiny model of each rung."""
+
+import pytest
+from hypothesis import settings
+
+from tiny_llm import (
+    AttentionConfig,
+    AttentionLanguageModel,
+    MLPConfig,
+    MLPLanguageModel,
+    ModernConfig,
+    ModernLanguageModel,
+)
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("repeatable")
+
+
+def mlp(vocab_size=5, context_length=4, seed=0):
+    return MLPLanguageModel(MLPConfig(vocab_size, context_length, d_embedding=3, d_hidden=4), seed)
+
+
+def attention(vocab_size=5, context_length=4, seed=0):
+    return AttentionLanguageModel(AttentionConfig(vocab_size, context_length, d_model=4), seed)
+
+
+def modern(vocab_size=5, context_length=4, seed=0, tied=True):
+    config = ModernConfig(vocab_size, context_length, 4, n_heads=2, n_layers=2, tie_embeddings=tied)
+    return ModernLanguageModel(config, seed)
+
+
+def modern_untied(vocab_size=5, context_length=4, seed=0):
+    return modern(vocab_size, context_length, seed, tied=False)
+
+
+@pytest.fixture(params=[mlp, attention, modern, modern_untied], ids=lambda build: build.__name__)
+def build(request):
+    """Every rung, as build(vocab_size=5, context_length=4, seed=0) -> a tiny model."""
+    return request.param
+
+
+@pytest.fixture(params=[mlp, attention, modern], ids=lambda build: build.__name__)
+def build_rung(request):
+    """As `build`, without the untied variant, for tests that take longer."""
+    return request.param

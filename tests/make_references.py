@@ -1,0 +1,169 @@
+"""Write tests/references/*.json: what PyTorch and Hugging Face compute, for tests without them.
+
+    pip install torch==2.13.0 transformers
+    python tests/make_references.py
+
+Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, and twenty
+steps of AdamW. Inputs are rounded, so that the files stay small; results have all their digits.
+"""
+
+import json
+import random
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "references"
+
+SIZES = {"vocab_size": 11, "context_length": 6, "d_model": 8, "n_heads": 2, "n_layers": 2}
+# Lengths differ, tokens occur twice in one context and in several contexts, one is never seen.
+CONTEXTS = [[3, 1, 4, 1, 5, 9], [2, 6, 5], [10], [3, 3, 3, 8, 7]]
+TARGETS = [1, 4, 1, 5, 9, 2, 6, 5, 3, 3, 3, 3, 8, 7, 0]
+
+ADAMW = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "weight_decay": 0.1}
+ADAMW_STEPS = 20
+
+
+def hugging_face_model(config):
+    """GPT2LMHeadModel in float64 with the sizes of our config."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    settings = GPT2Config(
+        vocab_size=config["vocab_size"],
+        n_positions=config["context_length"],
+        n_embd=config["d_model"],
+        n_head=config["n_heads"],
+        n_layer=config["n_layers"],
+        tie_word_embeddings=config["tie_embeddings"],
+        activation_function="gelu_new",
+        layer_norm_epsilon=1e-5,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(settings).double()
+
+
+def our_name(name):
+    return name[len("transformer.") :] if name.startswith("transformer.") else name
+
+
+def their_name(name):
+    return name if name == "lm_head.weight" else "transformer." + name
+
+
+def load_parameters(hugging_face, parameters):
+    """Give the model these parameters, named as ours. Raises RuntimeError if any does not fit."""
+    import torch
+
+    state = {their_name(n): torch.tensor(p, dtype=torch.float64) for n, p in parameters.items()}
+    if hugging_face.config.tie_word_embeddings:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    hugging_face.load_state_dict(state, strict=True)
+
+
+def results(hugging_face, contexts, targets):
+    """Logits, mean loss, and every gradient; contexts one by one, so that nothing is padded."""
+    import torch
+
+    pieces = [hugging_face(torch.tensor([context])).logits[0] for context in contexts]
+    logits = torch.cat(pieces)
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(targets))
+    hugging_face.zero_grad()
+    loss.backward()
+    gradients = {our_name(n): p.grad.tolist() for n, p in hugging_face.named_parameters()}
+    return {"logits": logits.tolist(), "loss": loss.item(), "gradients": gradients}
+
+
+def random_tensor(rng, shape, mean=0.0, std=0.5):
+    """Nested lists of normal numbers with four decimals."""
+    if not shape:
+        return round(rng.gauss(mean, std), 4)
+    return [random_tensor(rng, shape[1:], mean, std) for _ in range(shape[0])]
+
+
+def gpt2_reference(tied):
+    """One GPT-2 with random parameters, and what it computes."""
+    config = {**SIZES, "tie_embeddings": tied}
+    hugging_face = hugging_face_model(config)
+    rng = random.Random(f"tied: {tied}")
+    parameters = {}
+    for name, tensor in hugging_face.named_parameters():
+        is_gain = ".ln_" in name and name.endswith("weight")
+        parameters[our_name(name)] = random_tensor(rng, tuple(tensor.shape), float(is_gain))
+    load_parameters(hugging_face, parameters)
+    return {
+        "config": config,
+        "contexts": CONTEXTS,
+        "targets": TARGETS,
+        "parameters": parameters,
+        **results(hugging_face, CONTEXTS, TARGETS),
+    }
+
+
+def adamw_reference():
+    """Twenty steps with given slopes and a new learning rate each; only the matrix decays."""
+    import torch
+
+    rng = random.Random("AdamW")
+    shapes = {"matrix": (3, 4), "vector": (5,)}
+    start = {name: random_tensor(rng, shape) for name, shape in shapes.items()}
+    gradients = []
+    for step in range(ADAMW_STEPS):
+        std = 10.0 ** (step % 5 - 2)  # slopes from 0.01 to 100
+        gradients.append({name: random_tensor(rng, s, std=std) for name, s in shapes.items()})
+    rates = [round(0.1 * 0.9**step, 6) for step in range(ADAMW_STEPS)]
+
+    tensors = {n: torch.tensor(p, dtype=torch.float64) for n, p in start.items()}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [tensors["matrix"]], "weight_decay": ADAMW["weight_decay"]},
+            {"params": [tensors["vector"]], "weight_decay": 0.0},
+        ],
+        betas=(ADAMW["beta1"], ADAMW["beta2"]),
+        eps=ADAMW["epsilon"],
+    )
+    after = []
+    for slopes, rate in zip(gradients, rates):
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(slopes[name], dtype=torch.float64)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        after.append({name: tensor.tolist() for name, tensor in tensors.items()})
+    return {
+        "options": ADAMW,
+        "parameters": start,
+        "gradients": gradients,
+        "learning_rates": rates,
+        "after": after,
+    }
+
+
+def compute(name):
+    """What belongs into references/NAME.json."""
+    if name == "adamw":
+        return adamw_reference()
+    return gpt2_reference(tied=name == "gpt2_tied")
+
+
+def read(name):
+    """The stored reference of this name."""
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+NAMES = ["gpt2_tied", "gpt2_untied", "adamw"]
+
+
+def main():
+    FOLDER.mkdir(exist_ok=True)
+    for name in NAMES:
+        text = json.dumps(compute(name), separators=(",", ":"))
+        (FOLDER / f"{name}.json").write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

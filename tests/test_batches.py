@@ -1,0 +1,179 @@
+"""What a step trains on: every example once in a pass, and nothing that was held out."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiny_llm import Batches, split
+from tiny_llm.batches import Examples
+
+KINDS = {"one target": 1, "a target for every token": 4}
+each_kind = pytest.mark.parametrize("per_context", KINDS.values(), ids=KINDS)
+C = 4
+
+
+def one_pass(batches, number):
+    """The (context, targets) of each example of one pass, batch after batch."""
+    for step in range(number * batches.steps_per_pass, (number + 1) * batches.steps_per_pass):
+        contexts, targets = batches.batch(step)
+        each = 1 if len(targets) == len(contexts) else None
+        for context in contexts:
+            size = each or len(context)
+            yield context, targets[:size]
+            targets = targets[size:]
+        assert not targets
+
+
+# ------------------------------------------------------------------------------------------ split
+
+
+@given(st.integers(20, 500), st.floats(0.15, 0.85))
+def test_split_cuts_once_and_holds_out_the_end(length, fraction):
+    ids = list(range(length))
+    train, val = split(ids, fraction)
+    assert train + val == ids
+    assert abs(len(val) - length * fraction) <= 0.5
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan])
+def test_split_refuses_a_fraction_outside_0_and_1(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split(list(range(100)), fraction)
+
+
+@pytest.mark.parametrize(
+    "length, fraction, part", [(10, 0.1, "validation"), (10, 0.9, "training"), (0, 0.5, "training")]
+)
+def test_split_refuses_a_part_without_a_pair(length, fraction, part):
+    with pytest.raises(ValueError, match=f"tokens for {part}, and 2 are the least"):
+        split(list(range(length)), fraction)
+
+
+@each_kind
+def test_training_never_shows_what_was_held_out(per_context):
+    train, val = split(list(range(50)), 0.3)
+    batches = Batches(train, C, per_context, batch_size=5, seed=0)
+    for number in range(20):
+        for context, targets in one_pass(batches, number):
+            assert not set(val) & {*context, *targets}
+
+
+# --------------------------------------------------------------------------------------- examples
+
+
+@each_kind
+@given(st.integers(2, 40), st.integers(1, 6))
+def test_each_token_behind_the_first_is_the_target_of_one_example(per_context, length, context):
+    per_context = min(per_context, context)
+    examples = Examples(list(range(length)), context, per_context)
+    _, targets = examples.take(range(len(examples)))
+    assert targets == list(range(1, length))
+
+
+def test_with_one_target_a_context_ends_right_before_it():
+    ids = [10, 11, 12, 13, 14, 15]
+    contexts, targets = Examples(ids, 3, 1).take([0, 1, 2, 4])
+    assert contexts == [[10], [10, 11], [10, 11, 12], [12, 13, 14]]
+    assert targets == [11, 12, 13, 15]
+
+
+def test_with_a_target_for_every_token_windows_follow_one_another():
+    ids = [10, 11, 12, 13, 14, 15]
+    contexts, targets = Examples(ids, 3, 3).take([0, 1])
+    assert contexts == [[10, 11, 12], [13, 14]]
+    assert targets == [11, 12, 13, 14, 15]
+
+
+def test_windows_can_begin_later():
+    examples = Examples([10, 11, 12, 13, 14, 15], 3, 3, start=1)
+    assert len(examples) == 2
+    assert examples.take([1, 0]) == ([[14], [11, 12, 13]], [15, 12, 13, 14])
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+@each_kind
+def test_a_batch_follows_from_seed_and_step_alone(per_context):
+    ids = list(range(40))
+    forwards = Batches(ids, C, per_context, batch_size=3, seed=7)
+    backwards = Batches(ids, C, per_context, batch_size=3, seed=7)
+    steps = range(3 * forwards.steps_per_pass)
+    in_order = {step: forwards.batch(step) for step in steps}
+    reversed_order = {step: backwards.batch(step) for step in reversed(steps)}
+    assert in_order == reversed_order
+    assert forwards.batch(1) == in_order[1]
+
+
+@each_kind
+def test_another_seed_gives_another_order(per_context):
+    ids = list(range(200))
+    one, other = (Batches(ids, C, per_context, 10, seed) for seed in (0, 1))
+    assert one.batch(0) != other.batch(0)
+
+
+def test_a_pass_with_one_target_shows_every_example_once_in_a_new_order():
+    batches = Batches(list(range(23)), C, 1, batch_size=5, seed=0)
+    assert batches.steps_per_pass == 5  # 22 examples
+    passes = [[targets[0] for _, targets in one_pass(batches, number)] for number in range(4)]
+    assert len({tuple(order) for order in passes}) == 4
+    for order in passes:
+        assert sorted(order) == list(range(1, 23))
+        assert order != sorted(order)
+
+
+# 21 tokens hold 5 windows of 4 wherever they begin.
+@pytest.mark.parametrize("number", range(8))
+def test_a_pass_over_windows_shows_every_target_behind_its_start_once(number):
+    batches = Batches(list(range(21)), C, C, batch_size=2, seed=0)
+    examples = list(one_pass(batches, number))
+    start = min(context[0] for context, _ in examples)
+    assert 0 <= start < C
+    assert sorted(t for _, targets in examples for t in targets) == list(range(start + 1, 21))
+
+
+@each_kind
+def test_targets_are_the_tokens_that_follow(per_context):
+    batches = Batches(list(range(60)), C, per_context, batch_size=7, seed=3)
+    for context, targets in one_pass(batches, 2):
+        assert 1 <= len(context) <= C
+        assert context == list(range(context[0], context[0] + len(context)))
+        assert targets == [token + 1 for token in context][-len(targets) :]
+
+
+def test_windows_begin_elsewhere_in_each_pass():
+    batches = Batches(list(range(200)), C, C, batch_size=8, seed=0)
+    starts = [min(context[0] for context, _ in one_pass(batches, n)) for n in range(20)]
+    assert set(starts) == set(range(C))
+
+
+def test_only_the_last_batch_of_a_pass_is_smaller():
+    batches = Batches(list(range(24)), C, 1, batch_size=5, seed=0)
+    sizes = [len(batches.batch(step)[0]) for step in range(2 * batches.steps_per_pass)]
+    assert sizes == [5, 5, 5, 5, 3] * 2
+
+
+@pytest.mark.parametrize("length", range(C + 1, 40))
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@each_kind
+def test_no_batch_is_empty(length, batch_size, per_context):
+    batches = Batches(list(range(length)), C, per_context, batch_size, seed=0)
+    for step in range(6 * batches.steps_per_pass):
+        assert 1 <= len(batches.batch(step)[0]) <= batch_size
+
+
+@each_kind
+@pytest.mark.parametrize("length", [2, C])
+def test_a_text_that_does_not_fill_a_context_is_refused(length, per_context):
+    with pytest.raises(ValueError, match=f"context length of at most {length - 1}$"):
+        Batches(list(range(length)), C, per_context, 2, seed=0)
+
+
+@each_kind
+def test_the_shortest_text_is_one_context_and_its_successor(per_context):
+    batches = Batches(list(range(C + 1)), C, per_context, 100, seed=0)
+    contexts, targets = batches.batch(0)
+    assert max(contexts, key=len) == [0, 1, 2, 3]
+    assert sorted(targets) == [1, 2, 3, 4]
