@@ -303,7 +303,7 @@ def test_an_output_folder_that_cannot_be_made(text, capsys):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output(text):
     assert train(text, "--quiet") == 0
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "tiny_llm", "generate", "--quiet"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},

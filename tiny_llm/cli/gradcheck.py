@@ -8,7 +8,7 @@ from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.options import DEFAULT_PROMPT
-from tiny_llm.cli.runs import RUNGS, build_config
+from tiny_llm.cli.rungs import RUNGS, build_config
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
 from tiny_llm.tokenizer import CharTokenizer
 

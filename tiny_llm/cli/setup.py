@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from tiny_llm.batches import Batches, split
 from tiny_llm.cli.errors import UsageError, UserError
-from tiny_llm.cli.runs import OPTIMIZERS, RUNGS, Options, Run, build_config, flag, load_run
+from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
+from tiny_llm.cli.runs import Best, Options, Run, load_run
 from tiny_llm.cli.texts import Text
 from tiny_llm.contract import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
@@ -91,7 +92,7 @@ def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
 def steps_of(current: Run, material: Material) -> Iterator[Step]:
     """The training steps that the run still has to do, each done when it is yielded.
 
-    The run's step and best validation loss are then up to date. Raises Diverged as `train` does.
+    The run's step and its best validation loss are then up to date. Raises Diverged as `train`.
     """
     options = current.options
 
@@ -111,9 +112,10 @@ def steps_of(current: Run, material: Material) -> Iterator[Step]:
         start=current.step,
     ):
         current.step = step.number
-        best = current.best_val_loss
-        if step.val_loss is not None and (best is None or step.val_loss < best):
-            current.best_val_loss, current.best_step = step.val_loss, step.number
+        if step.val_loss is not None and not (
+            current.best and current.best.val_loss <= step.val_loss
+        ):
+            current.best = Best(step.number, step.val_loss)
         yield step
 
 

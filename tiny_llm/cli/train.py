@@ -15,7 +15,8 @@ from tiny_llm import checkpoint
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import program, whole_number
-from tiny_llm.cli.runs import OPTIMIZERS, RUNGS, RUNS, Run, save_run
+from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS
+from tiny_llm.cli.runs import RUNS, Run, save_run
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.cli.setup import VAL_FRACTION, Material, begin, resume, steps_of
 from tiny_llm.cli.texts import choose_prompt, read_text
@@ -222,9 +223,9 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 
 def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progress) -> None:
     """The result, a sample, and what to do next."""
-    progress.note(
-        f"done:      best validation loss {current.best_val_loss:.3f} at step {current.best_step}"
-    )
+    if current.best:
+        best = current.best
+        progress.note(f"done:      best validation loss {best.val_loss:.3f} at step {best.step}")
     print_sample(current, args, current.options.seed)
     command = shlex.join([*program().split(), "generate", "--checkpoint", str(out)])
     progress.note(f"\nsaved {out}. To let it write more, type\n\n    {command} --prompt 'The '\n")

@@ -3,7 +3,7 @@
             t    h    e  entropy       columns: the keys, which are read
             0    1    2  bits/max
     t 0  █1.0            0.00/0.00     rows: the queries, which read
-    h 1  ▃.33 ▅.67       0.92/1.00
+    h 1  ▃.33 ▅.67       0.91/1.00
     e 2  ▁.10 ▂.20 ▆.70  1.16/1.58     blank: later than the query, so it cannot be seen
 
 Shade and colour always run from 0 to 1, so that two tables can be compared. Heads are never
@@ -39,7 +39,7 @@ FIRST_LIGHT = 6  # from here on black is easier to read than white
 WHITE, BLACK = 231, 16
 ASCII_SHADES = " :*#@"  # no minus, plus or point, which would read as part of the number
 
-LONGEST_LABEL, LONGEST_HEADING, LONGEST_BAR = 7, 6, 40  # columns
+LONGEST_LABEL, LONGEST_BAR = 7, 40  # columns
 NUMBER, SHADE = 3, 1  # columns of a weight, and of the character before it that is its shade
 TOP_KEYS = 5  # how many a report ranks for each head, when there are more queries than one
 
@@ -151,20 +151,19 @@ def entropy(weights: Vector) -> float:
 
 def _grid(tokens: list[str], content: int, tail: int, sums: bool, style: Style) -> _Grid:
     """The table for these tokens: cells with room for `content` columns, `tail` columns behind."""
-    labels = [visible(token, style) for token in tokens]
+    labels = [clip(visible(token, style), LONGEST_LABEL, style) for token in tokens]
     longest = max(map(display_width, labels))
-    label = min(longest, LONGEST_LABEL) + len(" ") + len(str(len(tokens) - 1)) + len(" ")
-    cell = 1 + max(content, min(longest, LONGEST_HEADING), len(f"<{len(tokens) - 1}"))
+    label = longest + len(" ") + len(str(len(tokens) - 1)) + len(" ")
+    cell = len(" ") + max(content, longest, len(f"<{len(tokens) - 1}"))
     room = (style.width - label - tail) // cell
     shown = len(tokens) if room >= len(tokens) else max(1, room - sums)
-    labels = [clip(text, LONGEST_LABEL, style) for text in labels]
     return _Grid(labels, label, cell, len(tokens) - shown)
 
 
 def _headings(grid: _Grid, tails: tuple[str, str], sums: bool, style: Style) -> list[str]:
     """Two lines: the tokens, and their positions, since a token may stand at several."""
     places = range(grid.first, len(grid.labels))
-    tokens = [clip(grid.labels[place], grid.cell - 1, style) for place in places]
+    tokens = [grid.labels[place] for place in places]
     numbers = [str(place) for place in places]
     if grid.first and sums:
         tokens.insert(0, ELLIPSIS if style.unicode else "...")

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
+from tiny_llm.contract import LanguageModel
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig, ModernLanguageModel
+from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
 from tiny_llm.ops import AttentionCache, softmax, split_columns
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
@@ -38,13 +39,13 @@ INDENT = "  "
 
 
 def walk(
-    model: ModernLanguageModel,
+    model: LanguageModel,
     tokenizer: CharTokenizer,
     prompt: str,
     style: Style,
     show_attention: bool = False,
 ) -> Iterator[str]:
-    """Yield the stages of one forward of `prompt`, each as one or more lines of text.
+    """Yield the stages of one forward of `prompt` through a model of rung 3, as text, in order.
 
     `show_attention` adds the scores and weights of every head in full. Raises ValueError for an
     empty prompt or one with unknown characters.

@@ -1,0 +1,119 @@
+"""The gradient check measures what it says, leaves the model as it was, and can fail."""
+
+import math
+from random import Random
+
+import pytest
+from pytest import approx
+
+from tiny_llm import MLPConfig, MLPLanguageModel, check_model
+from tiny_llm.gradcheck import GradientCheck, compare, numerical_slope, weighted_sum
+
+CONTEXTS = [[3, 1, 3, 0], [2], [4, 4]]  # lengths differ, and tokens occur twice
+
+
+def cubes(vector):
+    return lambda: sum(value**3 for value in vector)
+
+
+def test_numerical_slope_of_a_known_function():
+    vector = [2.0, -1.0]
+    assert numerical_slope(cubes(vector), vector, 0) == approx(12, rel=1e-8)
+    assert numerical_slope(cubes(vector), vector, 1) == approx(3, rel=1e-8)
+    assert vector == [2.0, -1.0]
+
+
+def test_the_right_slopes_pass():
+    vector = [2.0, -1.0, 0.5]
+    check = compare("cubes", cubes(vector), vector, [3 * value**2 for value in vector])
+    assert check.passed
+    assert (check.name, check.numbers) == ("cubes", 3)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [1 + 3e-5, 0.0, -1.0, math.nan, math.inf])
+def test_one_wrong_slope_anywhere_fails_and_is_the_one_reported(place, wrong):
+    vector = [2.0, -1.0, 0.5]
+    slopes = [3 * value**2 for value in vector]
+    slopes[place] *= wrong
+    check = compare("cubes", cubes(vector), vector, slopes)
+    assert not check.passed
+    assert check.analytic == approx(slopes[place], nan_ok=True)
+    assert check.numerical == approx(3 * vector[place] ** 2)
+    assert check.numbers == 3
+
+
+def test_a_matrix_is_checked_in_all_its_rows():
+    table = [[1.0, 2.0], [3.0, 4.0]]
+
+    def loss():
+        return sum(value**2 for row in table for value in row)
+
+    assert compare("squares", loss, table, [[2.0, 4.0], [6.0, 8.0]]).passed
+    assert not compare("squares", loss, table, [[2.0, 4.0], [6.0, 8.1]]).passed
+    assert table == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_the_tolerance_is_relative_above_a_small_absolute_one():
+    def check(n, a):
+        vector = [1.0]
+        return compare("line", lambda: n * vector[0], vector, [a])
+
+    assert check(1e6, 1e6 + 9).passed and not check(1e6, 1e6 + 11).passed
+    assert check(0.0, 0.9e-8).passed and not check(0.0, 1.1e-8).passed
+
+
+def test_a_check_knows_its_error():
+    check = GradientCheck("name", 1, analytic=2.0, numerical=2.5, excess=1.0)
+    assert check.error == 0.5
+    assert check.passed
+    assert not check._replace(excess=1.01).passed
+
+
+def test_weighted_sum_by_hand():
+    assert weighted_sum([[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.5], [0.0, -1.0]]) == -2.0
+
+
+def test_every_number_of_every_parameter_of_a_model_is_checked(build):
+    model = build()
+    before = repr(model.parameters)
+    checks = list(check_model(model, CONTEXTS))
+    assert [check.name for check in checks] == list(model.parameters)
+    for check in checks:
+        tensor = model.parameters[check.name]
+        size = sum(map(len, tensor)) if isinstance(tensor[0], list) else len(tensor)
+        assert check.numbers == size
+    assert repr(model.parameters) == before
+
+
+def test_backward_of_every_rung_agrees_with_measured_slopes(build):
+    assert [check.name for check in check_model(build(), CONTEXTS) if not check.passed] == []
+
+
+def test_backward_agrees_away_from_the_first_numbers(build):
+    model, rng = build(), Random(3)
+    for tensor in model.parameters.values():  # so that biases are not 0 and gains not 1
+        for row in tensor if isinstance(tensor[0], list) else [tensor]:
+            row[:] = [value + rng.gauss(0, 0.3) for value in row]
+    assert all(check.passed for check in check_model(model, CONTEXTS, seed=1))
+
+
+def test_a_model_with_a_broken_backward_fails_in_what_is_broken():
+    class Broken(MLPLanguageModel):
+        def backward(self, dlogits, cache):
+            gradients = super().backward(dlogits, cache)
+            gradients["hidden.bias"] = [0.0] * len(gradients["hidden.bias"])
+            gradients["embedding.weight"][3][0] *= 1.001
+            return gradients
+
+    checks = check_model(Broken(MLPConfig(5, 4, d_embedding=3, d_hidden=4)), CONTEXTS)
+    assert {check.name for check in checks if not check.passed} == {
+        "hidden.bias",
+        "embedding.weight",
+    }
+
+
+def test_a_gradient_with_a_missing_row_is_no_pass():
+    table = [[1.0], [2.0]]
+    with pytest.raises(ValueError):
+        compare("squares", lambda: table[0][0] ** 2 + table[1][0] ** 2, table, [[2.0]])
