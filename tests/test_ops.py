@@ -122,7 +122,9 @@ LAYERS = {
     "cross_entropy": Layer(
         {"logits": matrix(3, 5)},
         lambda logits: [[cross_entropy(logits, TARGETS)[0]]],
-        lambda d, logits: [[[d[0][0] * s for s in row] for row in cross_entropy(logits, TARGETS)[1]]],
+        lambda d, logits: [
+            [[d[0][0] * s for s in row] for row in cross_entropy(logits, TARGETS)[1]]
+        ],
     ),
     "attention from every position": Layer(
         attention_inputs(4, 4), run_attention, run_attention_backward
@@ -307,9 +309,7 @@ BROKEN = {
     ("tanh", "1 - y"): (lambda dy, x: elementwise(dy, x, lambda v: 1 - math.tanh(v)), "x"),
     ("tanh", "1 - x^2"): (lambda dy, x: elementwise(dy, x, lambda v: 1 - v * v), "x"),
     ("softmax", "without the mean"): (
-        lambda dp, scores: softmax_with(
-            dp, scores, lambda d, p: [a * b for a, b in zip(d, p)]
-        ),
+        lambda dp, scores: softmax_with(dp, scores, lambda d, p: [a * b for a, b in zip(d, p)]),
         "scores",
     ),
     ("softmax", "each score alone, p (1 - p)"): (
@@ -622,7 +622,11 @@ def test_sequences_do_not_attend_to_one_another():
     out, caches = multi_head_attention(qkv, HEADS, LENGTHS)
     alone = [multi_head_attention(rows, HEADS, [len(rows)])[0] for rows in split_rows(qkv, LENGTHS)]
     assert split_rows(out, LENGTHS) == alone
-    assert [[len(head.weights[0]) for head in heads] for heads in caches] == [[3, 3], [1, 1], [2, 2]]
+    assert [[len(head.weights[0]) for head in heads] for heads in caches] == [
+        [3, 3],
+        [1, 1],
+        [2, 2],
+    ]
 
 
 # ------------------------------------------------------------------------------- extreme numbers

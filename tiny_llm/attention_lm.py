@@ -48,7 +48,7 @@ class AttentionConfig:
     """The sizes of rung 2. Raises ValueError for one below 1."""
 
     vocab_size: int
-    context_length: int = 16
+    context_length: int = 8
     d_model: int = 32
 
     def __post_init__(self) -> None:
@@ -71,8 +71,8 @@ class AttentionLMCache(NamedTuple):
 class AttentionLanguageModel:
     """Token and position embeddings, one query over the window, residual, output layer.
 
-    The numbers it begins with follow from `seed`. The output layer begins small, so that the first
-    guesses are nearly even.
+    The numbers it begins with follow from `seed`: token and position add up to variance 1, weights
+    keep that variance, and the output layer is small, so that the first guesses are nearly even.
     """
 
     def __init__(self, config: AttentionConfig, seed: int = 0) -> None:
@@ -80,8 +80,8 @@ class AttentionLanguageModel:
         rng = random.Random(seed)
         v, d = config.vocab_size, config.d_model
         self.parameters: Parameters = {
-            "token_embedding.weight": normal(rng, v, d, std=1.0),
-            "position_embedding.weight": normal(rng, config.context_length, d, std=1.0),
+            "token_embedding.weight": normal(rng, v, d, std=sqrt(0.5)),
+            "position_embedding.weight": normal(rng, config.context_length, d, std=sqrt(0.5)),
             "query.weight": normal(rng, d, d, std=1 / sqrt(d)),
             "query.bias": [0.0] * d,
             "key.weight": normal(rng, d, d, std=1 / sqrt(d)),

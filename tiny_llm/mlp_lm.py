@@ -39,8 +39,8 @@ class MLPConfig:
     """The sizes of rung 1. Raises ValueError for one below 1."""
 
     vocab_size: int
-    context_length: int = 12
-    d_embedding: int = 10
+    context_length: int = 6
+    d_embedding: int = 16
     d_hidden: int = 64
 
     def __post_init__(self) -> None:

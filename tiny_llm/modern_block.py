@@ -50,10 +50,10 @@ class ModernConfig:
     """The sizes of rung 3. Raises ValueError for one below 1 or heads that cannot share d_model."""
 
     vocab_size: int
-    context_length: int = 32
-    d_model: int = 32
+    context_length: int = 16
+    d_model: int = 16
     n_heads: int = 4
-    n_layers: int = 2
+    n_layers: int = 1
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn
 
 from tiny_llm.cli.errors import UsageError
+from tiny_llm.cli.rungs import OPTIMIZERS
 
 DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
-TEMPERATURE = 0.8
+TEMPERATURE = 0.7
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,6 +110,38 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="one table to read and to write tokens (modern)",
     )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How long, how fast and in which portions to learn."""
+    group = parser.add_argument_group("training (each rung has its own defaults)")
+    add = group.add_argument
+    positive = number("above 0", lambda value: value > 0)
+    fraction = number("between 0 and 1", lambda value: 0 < value < 1)
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
+    )
+    length.add_argument(
+        "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
+    )
+    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a step")
+    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
+    add(
+        "--schedule",
+        choices=("cosine", "constant"),
+        help="the learning rate falls along a cosine to a tenth, or stays (cosine)",
+    )
+    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
+    add("--optimizer", choices=OPTIMIZERS)
+    add(
+        "--val-fraction",
+        type=fraction,
+        metavar="X",
+        help="share of the text, at its end, held out for validation (0.1)",
+    )
+    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
+    add_seed(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

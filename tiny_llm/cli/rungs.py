@@ -28,9 +28,9 @@ class Rung(NamedTuple):
 
 
 RUNGS = {
-    "mlp": Rung(MLPLanguageModel, MLPConfig, "sgd", 0.5, 0, 32, 12),
-    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.1, 0, 32, 12),
-    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 3e-3, 20, 2, 12),
+    "mlp": Rung(MLPLanguageModel, MLPConfig, "sgd", 0.5, 0, 16, 5),
+    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.4, 0, 16, 5),
+    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.01, 50, 2, 18),
 }
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from tiny_llm import checkpoint
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.options import program, whole_number
-from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS
+from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run, save_run
 from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import VAL_FRACTION, Material, begin, resume, steps_of
+from tiny_llm.cli.setup import Material, begin, resume, steps_of
 from tiny_llm.cli.texts import choose_prompt, read_text
 from tiny_llm.contract import rows_of
 from tiny_llm.training import Diverged
@@ -38,42 +37,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
     flags.add_data(parser)
     flags.add_sizes(parser)
-    add_training(parser)
+    flags.add_training(parser)
     _add_saving(parser)
     flags.add_sampling(parser)
     flags.add_display(parser)
-
-
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """How long, how fast and in which portions to learn."""
-    group = parser.add_argument_group("training (each rung has its own defaults)")
-    add = group.add_argument
-    positive = flags.number("above 0", lambda value: value > 0)
-    fraction = flags.number("between 0 and 1", lambda value: 0 < value < 1)
-    length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
-    )
-    length.add_argument(
-        "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
-    )
-    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a step")
-    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
-    add(
-        "--schedule",
-        choices=("cosine", "constant"),
-        help="the learning rate falls along a cosine to a tenth, or stays (cosine)",
-    )
-    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
-    add("--optimizer", choices=OPTIMIZERS)
-    add(
-        "--val-fraction",
-        type=fraction,
-        metavar="X",
-        help=f"share of the text, at its end, held out for validation ({VAL_FRACTION})",
-    )
-    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
-    flags.add_seed(parser)
 
 
 def _add_saving(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.resume and args.resume.resolve() == out.resolve()):
         backup = checkpoint.keep_old(out)
         if backup:
-            progress.note(f"kept:      the older {out} is now {backup}")
+            progress.fact("kept:", f"the older {out} is now {backup}")
     with Interrupt(progress) as interrupt:
         _train(current, material, args, out, progress, interrupt)
     if current.step < steps:
@@ -135,25 +102,28 @@ def _introduce(current: Run, material: Material, progress: Progress) -> None:
     held_out = len(material.ids) - len(material.train_ids)
     counted = len(material.val_ids) - 1
     some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
-    progress.note(
-        f"text:      {text.name}, {len(material.ids):,} characters, {vocab_size} different; "
-        f"the last {held_out:,} are held out for validation{some}"
+    progress.fact(
+        "text:",
+        f"{text.name}, {len(material.ids):,} characters, {vocab_size} different; "
+        f"the last {held_out:,} are held out for validation{some}",
     )
-    progress.note(
-        f"model:     {current.rung}, {count_parameters(current):,} parameters ({sizes}), "
-        f"seed {options.seed}"
+    progress.fact(
+        "model:",
+        f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
     )
-    progress.note(
-        f"training:  {options.steps:,} steps of {options.batch_size} contexts "
+    progress.fact(
+        "training:",
+        f"{options.steps:,} steps of {options.batch_size} contexts "
         f"({options.steps / material.batches.steps_per_pass:.3g} passes over the text) with "
-        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}"
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
     )
-    progress.note(
-        f"yardstick: guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per "
-        f"character, counting pairs {pairs:.3f} (on the held-out text)"
+    progress.fact(
+        "yardstick:",
+        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per "
+        f"character, counting pairs {pairs:.3f} (on the held-out text)",
     )
     if current.step:
-        progress.note(f"resumed:   at step {current.step}")
+        progress.fact("resumed:", f"at step {current.step}")
 
 
 def count_parameters(current: Run) -> int:
@@ -225,30 +195,7 @@ def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progr
     """The result, a sample, and what to do next."""
     if current.best:
         best = current.best
-        progress.note(f"done:      best validation loss {best.val_loss:.3f} at step {best.step}")
+        progress.fact("done:", f"best validation loss {best.val_loss:.3f} at step {best.step}")
     print_sample(current, args, current.options.seed)
     command = shlex.join([*program().split(), "generate", "--checkpoint", str(out)])
     progress.note(f"\nsaved {out}. To let it write more, type\n\n    {command} --prompt 'The '\n")
-
-
-class Interrupt:
-    """While entered, the first Ctrl-C asks for a stop after the step; the second stops at once."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.requested = False
-        self.progress = progress
-
-    def _handle(self, *_: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.progress.note("Ctrl-C: finishing this step (once more to stop at once)")
-
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.previous)

@@ -11,7 +11,6 @@ from tiny_llm.cli.runs import Run
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.cli.setup import Material, begin, steps_of
 from tiny_llm.cli.texts import choose_prompt, read_text
-from tiny_llm.cli.train import add_training
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
 from tiny_llm.view.walk import walk
@@ -29,7 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--train", action="store_true", help="train, then walk once more")
     flags.add_data(parser)
     flags.add_sizes(parser)
-    add_training(parser)
+    flags.add_training(parser)
     flags.add_sampling(parser)
     flags.add_display(parser)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import Optional, TextIO
 
@@ -9,6 +10,7 @@ from tiny_llm.training import Step
 from tiny_llm.view.terminal import Style
 
 REFRESH = 0.1  # seconds between two states of the live line
+LABEL = 11  # columns
 CLEAR_LINE = "\r\x1b[K"
 
 
@@ -31,6 +33,11 @@ class Progress:
         """A line of its own that stays."""
         if not self.quiet:
             print(CLEAR_LINE * self.live + text, file=self.stream, flush=True)
+
+    def fact(self, label: str, text: str) -> None:
+        """A labelled text that stays, wrapped to the width."""
+        lines = textwrap.wrap(text, self.style.width - LABEL)
+        self.note(f"{label:<{LABEL}}" + ("\n" + " " * LABEL).join(lines))
 
     def step(self, step: Step) -> None:
         """One step was done."""
