@@ -146,7 +146,6 @@ def test_windows_come_in_a_new_order_in_each_pass():
     assert [sorted(order) for order in orders] == [list(range(49))] * 5
 
 
-@pytest.mark.xfail(strict=True, reason="the last tokens of a text may be in no pass's windows")
 def test_no_token_behind_the_first_is_left_out_of_every_pass():
     batches = Batches(list(range(23)), C, C, batch_size=2, seed=0)
     passes = [one_pass(batches, number) for number in range(30)]
@@ -164,7 +163,7 @@ def test_targets_are_the_tokens_that_follow(per_context):
 
 def test_windows_begin_elsewhere_in_each_pass():
     batches = Batches(list(range(200)), C, C, batch_size=8, seed=0)
-    starts = [min(context[0] for context, _ in one_pass(batches, n)) for n in range(20)]
+    starts = [min(context[0] for context, _ in one_pass(batches, n)) for n in range(40)]
     assert set(starts) >= set(range(C))
 
 

@@ -36,9 +36,7 @@ def test_the_right_slopes_pass():
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("wrong", [1 + 3e-5, 0.0, -1.0, math.nan, math.inf])
-def test_one_wrong_slope_anywhere_fails_and_is_the_one_reported(request, place, wrong):
-    if math.isnan(wrong) and place < 2:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="a finite slope replaces a NaN"))
+def test_one_wrong_slope_anywhere_fails_and_is_the_one_reported(place, wrong):
     vector = [2.0, -1.0, 0.5]
     slopes = [3 * value**2 for value in vector]
     slopes[place] *= wrong
@@ -115,12 +113,8 @@ def test_a_model_with_a_broken_backward_fails_in_what_is_broken():
     }
 
 
-@pytest.mark.xfail(strict=True, reason="compare stops at the end of the shorter of the two")
 @pytest.mark.parametrize("gradient", [[[2.0, 4.0]], [[2.0], [6.0]]])
-def test_a_gradient_of_another_shape_does_not_pass(gradient):
+def test_a_gradient_of_another_shape_is_refused(gradient):
     table = [[1.0, 2.0], [3.0, 4.0]]
-    try:
-        passed = compare("squares", squares(table), table, gradient).passed
-    except ValueError:
-        passed = False
-    assert not passed
+    with pytest.raises(ValueError, match=r"squares has shape \(2, 2\), its gradient"):
+        compare("squares", squares(table), table, gradient)

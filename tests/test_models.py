@@ -389,6 +389,20 @@ def test_rung_3_has_the_names_and_shapes_of_gpt_2():
     assert shapes(rung_3(tied=False).parameters) == {**tied, "lm_head.weight": (5, 6)}
 
 
+@pytest.mark.parametrize("n_layers", [1, 4])
+def test_rung_3_begins_smaller_where_it_writes_to_the_residual_path(n_layers):
+    parameters = ModernLanguageModel(ModernConfig(40, 8, 40, 2, n_layers)).parameters
+
+    def std(name):
+        values = [value for row in parameters[name] for value in row]
+        return math.sqrt(sum(value * value for value in values) / len(values))
+
+    for layer in range(n_layers):
+        for part in ("attn.c_proj.weight", "mlp.c_proj.weight"):
+            ratio = std(f"h.{layer}.{part}") / std("wte.weight")
+            assert ratio == approx(1 / math.sqrt(2 * n_layers), rel=0.1)
+
+
 def test_rung_3_counts_positions_from_0():
     model = rung_3()
     logits, cache = model.forward([[4, 2], [1, 2, 3]])

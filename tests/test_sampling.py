@@ -205,13 +205,10 @@ def test_generation_yields_each_token_as_soon_as_it_is_drawn():
     assert len(model.seen) == 1
 
 
-def test_of_a_long_prompt_the_model_sees_the_end(build):
-    model = build(vocab_size=5, context_length=4)
-    long, end = [4, 3, 2, 1, 0, 1, 2], [1, 0, 1, 2]
-    assert list(generate(model, long, 9, Random(1))) == list(generate(model, end, 9, Random(1)))
-    other = [4, 3, 2, 1, 0, 1, 1]
-    assert next(generate(model, long, 1, Random(0), temperature=0)) in range(5)
-    assert model.forward([long[-4:]])[0][-1] != model.forward([other[-4:]])[0][-1]
+def test_of_a_long_prompt_the_model_sees_the_end():
+    model = Stub(context_length=4)
+    list(generate(model, [4, 3, 2, 1, 0, 1, 2], 1, Random(0)))
+    assert model.seen == [[1, 0, 1, 2]]
 
 
 def test_the_prompt_stays_as_it_is(build):

@@ -358,7 +358,9 @@ def cell_before(line, end):
 # ---------------------------------------------------------------- walk.py
 
 TOKENIZER = CharTokenizer.from_text("abc \n")
-MODEL = ModernLanguageModel(ModernConfig(5, context_length=8, d_model=4, n_heads=2), seed=1)
+MODEL = ModernLanguageModel(
+    ModernConfig(5, context_length=8, d_model=4, n_heads=2, n_layers=2), seed=1
+)
 
 
 def test_the_walk_passes_every_stage_in_order():

@@ -104,9 +104,12 @@ class Batches:
         self.targets_per_context = targets_per_context
         self.batch_size = batch_size
         self.seed = seed
-        one_target = targets_per_context == 1
-        self.starts = 1 if one_target else min(context_length, len(ids) - context_length)
-        self.contexts = (len(ids) - self.starts) // (1 if one_target else context_length)
+        predictions = len(ids) - 1
+        if targets_per_context == 1:
+            self.contexts, self.starts = predictions, 1
+        else:  # one window fewer than there is room for, so that they can begin in many places
+            self.contexts = max(1, predictions // context_length - 1)
+            self.starts = predictions - self.contexts * context_length + 1
         self.steps_per_pass = -(-self.contexts // batch_size)
         self._cached_pass = lru_cache(maxsize=1)(self._pass)
 

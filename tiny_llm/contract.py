@@ -70,14 +70,17 @@ def normal(rng: random.Random, rows: int, columns: int, std: float) -> Matrix:
 
 
 def shape(tensor: Tensor) -> tuple[int, ...]:
-    """(length,) of a vector, (rows, columns) of a matrix."""
-    first = tensor[0]
-    return (len(tensor), len(first)) if isinstance(first, list) else (len(tensor),)
+    """(length,) of a vector, (rows, columns) of a matrix. Raises ValueError for uneven rows."""
+    widths = {len(row) for row in rows_of(tensor)}
+    if len(widths) != 1:
+        raise ValueError(f"a tensor has rows of one length, not of {sorted(widths)}")
+    return (len(tensor), *widths) if isinstance(tensor[0], list) else (len(tensor),)
 
 
 def rows_of(tensor: Tensor) -> Matrix:
     """The rows of a matrix, or a vector as its only row: the numbers themselves, not a copy."""
-    return tensor if isinstance(tensor[0], list) else [tensor]
+    rows: Any = tensor if tensor and isinstance(tensor[0], list) else [tensor]
+    return list(rows)
 
 
 def replace_parameters(model: LanguageModel, parameters: Parameters) -> None:

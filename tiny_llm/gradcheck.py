@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from math import isnan
 from typing import Callable, NamedTuple
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of
+from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of, shape
 from tiny_llm.matmul import Matrix, Vector, dot
 
 STEP = 1e-5  # h: the error of the measured slope grows as h^2 above it, and as 1 / h below it
@@ -58,7 +59,12 @@ def numerical_slope(loss: Callable[[], float], vector: Vector, i: int) -> float:
 def compare(
     name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor
 ) -> GradientCheck:
-    """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring."""
+    """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring.
+
+    Raises ValueError if the two differ in shape.
+    """
+    if shape(tensor) != shape(gradient):
+        raise ValueError(f"{name} has shape {shape(tensor)}, its gradient {shape(gradient)}")
     worst = GradientCheck(name, 0, 0.0, 0.0, 0.0)
     numbers = 0
     for vector, slopes in zip(rows_of(tensor), rows_of(gradient)):
@@ -66,7 +72,7 @@ def compare(
             numerical = numerical_slope(loss, vector, i)
             excess = abs(analytic - numerical) / (ABSOLUTE + RELATIVE * abs(numerical))
             numbers += 1
-            if not excess <= worst.excess:  # so that a NaN is the worst of all
+            if not (excess <= worst.excess or isnan(worst.excess)):  # a NaN is the worst of all
                 worst = GradientCheck(name, numbers, analytic, numerical, excess)
     return worst._replace(numbers=numbers)
 

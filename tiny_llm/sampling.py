@@ -61,7 +61,7 @@ def slide(window: list[int], token: int, model: LanguageModel) -> list[int]:
     if len(window) < length:
         return [*window, token]
     keep = length - 1 if model.targets_per_context == 1 else length // 2
-    return [*window[len(window) - keep :], token][-length:]
+    return [*window[len(window) - keep :], token]
 
 
 def generate(

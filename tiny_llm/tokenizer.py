@@ -49,7 +49,11 @@ class CharTokenizer:
         return [self.stoi[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; the inverse of `encode`. Raises IndexError for an unknown id."""
+        """The text of `ids`; the inverse of `encode`. Raises ValueError for an unknown id."""
+        ids = list(ids)
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
         return "".join(self.itos[token] for token in ids)
 
 

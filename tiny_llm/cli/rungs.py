@@ -30,7 +30,7 @@ class Rung(NamedTuple):
 RUNGS = {
     "mlp": Rung(MLPLanguageModel, MLPConfig, "sgd", 0.5, 0, 16, 5),
     "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.4, 0, 16, 5),
-    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.01, 50, 2, 18),
+    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.01, 50, 2, 20),
 }
 
 
