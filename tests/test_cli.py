@@ -271,7 +271,7 @@ def test_an_unknown_character_is_named_and_the_known_ones_are_shown(text, capsys
 
 def test_no_checkpoint(capsys):
     assert main(["generate"]) == 1
-    assert "tiny-lm train" in error_of(capsys)
+    assert "train a model first" in error_of(capsys)
     assert main(["eval", "-c", "none.safetensors"]) == 1
     assert "there is no checkpoint none.safetensors" in error_of(capsys)
     Path("pickle.safetensors").write_bytes(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.")
@@ -313,7 +313,7 @@ def test_a_full_disk_behind_standard_output(text):
             timeout=60,
         )
     assert done.returncode == 1
-    assert done.stderr == "tiny-lm: error: the output: No space left on device\n"
+    assert done.stderr == "tiny-lm: error: standard output: No space left on device\n"
 
 
 def test_a_reader_that_has_seen_enough_makes_no_noise(text):
@@ -332,3 +332,98 @@ def test_a_reader_that_has_seen_enough_makes_no_noise(text):
 def test_a_traceback_only_with_debug(capsys):
     assert main(["generate", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_never_overwritten(text, capsys):
+    Path("notes.txt").write_text("precious", encoding="utf-8")
+    assert train(text, "--quiet", "--out", "notes.txt") == 1
+    assert "notes.txt exists and is no checkpoint" in error_of(capsys)
+    assert Path("notes.txt").read_text(encoding="utf-8") == "precious"
+    assert train(text, "--quiet", "--out", text) == 1
+    assert "is the text itself" in error_of(capsys)
+    assert Path(text).read_text(encoding="utf-8") == TEXT
+
+
+def test_files_of_others_beside_the_checkpoint_are_left_alone(text, folder):
+    names = ["m.tmp", ".m.tmp", "m.bak.tmp"]
+    for name in names:
+        Path(name).write_text("precious", encoding="utf-8")
+    assert train(text, "--quiet", "--out", "m") == 0
+    assert train(text, "--quiet", "--out", "m") == 0
+    assert all(Path(name).read_text(encoding="utf-8") == "precious" for name in names)
+    assert {path.name for path in folder.iterdir()} == {*names, "m", "m.bak", "text.txt"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "2>&1 | head -n 1", "<&-"])
+def test_training_is_saved_whatever_becomes_of_the_streams(text, closed):
+    command = f"'{sys.executable}' -m tiny_llm train --data text.txt --steps 3 -n 2 -o m {closed}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"fault of tiny-lm" not in done.stderr + done.stdout
+    assert main(["generate", "--quiet", "-c", "m", "-n", "1"]) == 0
+
+
+def test_a_finished_run_can_be_resumed_into_another_file(text, capsys):
+    train(text, "--out", "a")
+    words = ["train", "--resume", "a", "--data", text, "--out", "b", "-n", "1"]
+    assert main(words) == 0
+    assert Path("a").read_bytes() == Path("b").read_bytes()
+
+
+def test_two_runs_that_write_the_same_file_do_not_spoil_it(text):
+    words = ["train", "--data", text, "--steps", "150", "--save-every", "1", "-n", "1", "-o", "m"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tiny_llm", *words, *TINY["mlp"], "--seed", seed],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for seed in "12"
+    ]
+    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [
+        0,
+        0,
+    ]
+    assert main(["generate", "--quiet", "-c", "m", "-n", "1"]) == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(text, folder, capsys):
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        assert train(text, "--quiet", "--out", "disk/m", steps=2) == 0
+        with pytest.raises(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        capsys.readouterr()
+        words = ["train", "--data", text, "--resume", "disk/m", "--steps", "9", "--quiet"]
+        assert main([*words, "--save-every", "1"]) == 1
+        message = error_of(capsys)
+        assert "cannot write disk/m: No space left on device; disk/m holds step 2" in message
+        assert main(["generate", "--quiet", "-c", "disk/m", "-n", "1"]) == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("flags", [["--lr", "1e300", "--train", "--steps", "20"]])
+def test_a_walk_whose_training_diverges_says_so(capsys, flags):
+    assert main(["walk", "--quiet", "-n", "1", "-p", "a", *flags]) == 1
+    assert error_of(capsys).startswith("tiny-lm: error: the loss of step ")
+
+
+def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
+    train(text, "--quiet")
+    assert main(["eval", "--quiet"]) == 1
+    assert "it was trained on another text than the built-in corpus" in error_of(capsys)

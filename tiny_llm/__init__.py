@@ -1,7 +1,7 @@
 """tiny_llm: language models in plain Python, every moving part in sight.
 
-The files in reading order, which is the order in which data flow; a file imports only what stands
-above it. The names below are the public ones, in the same order.
+The files in reading order, which is the order in which data flow: a module imports only what stands
+above it (this one and the command line may import all). The public names are listed in that order.
 """
 
 from tiny_llm.tokenizer import CharTokenizer

@@ -2,7 +2,10 @@
 
 import sys
 
-from tiny_llm.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from tiny_llm.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # before `main` could take care of it
+        sys.exit(130)

@@ -13,9 +13,10 @@
 The same as rung 1: a window of the last C tokens, an embedding table, an output layer, one
 prediction for each context, and all that surrounds the model.
 Different: the weights over the positions are computed from the text, anew for each context; the
-position is added to the token's vector instead of having a slot; a context may have any length.
-New: query, key, value (Bahdanau et al., 2015; in this form Vaswani et al., 2017), and a residual
-connection (He et al., 2016).
+position is added to the token's vector instead of having a slot; a short context has fewer keys
+instead of empty slots.
+New: attention (Bahdanau et al., 2015) by query, key and value (Vaswani et al., 2017), and a
+residual connection (He et al., 2016).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class AttentionLanguageModel:
         dkeys = [row for _, dk, _ in triples for row in dk]  # N x D
         dvalues = [row for _, _, dv in triples for row in dv]  # N x D
         # Every row of x became a key and a value; the last one of each context also a query and the
-        # start of the residual path. Where a value is used several times, its slopes add up.
+        # start of the residual path. Where a number is used several times, its slopes add up.
         dx = add_rows(
             self._linear_backward("key", dkeys, cache.x, g),
             self._linear_backward("value", dvalues, cache.x, g),
@@ -146,9 +147,11 @@ class AttentionLanguageModel:
         ends = accumulate(cache.lengths)
         for end, drow in zip(ends, dlast):
             dx[end - 1] = list(map(add, dx[end - 1], drow))
-        v, t = self.config.vocab_size, self.config.context_length
-        g["token_embedding.weight"] = embedding_backward(dx, cache.tokens, v)
-        g["position_embedding.weight"] = embedding_backward(dx, cache.positions, t)
+        size = self.config
+        g["token_embedding.weight"] = embedding_backward(dx, cache.tokens, size.vocab_size)
+        g["position_embedding.weight"] = embedding_backward(
+            dx, cache.positions, size.context_length
+        )
         return g
 
     def _linear_backward(self, name: str, dy: Matrix, x: Matrix, g: Parameters) -> Matrix:

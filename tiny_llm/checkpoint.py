@@ -82,7 +82,7 @@ def keep_old(path: Path) -> Optional[Path]:
     if not path.exists():
         return None
     backup = path.with_name(path.name + ".bak")
-    copy = path.with_name(path.name + ".bak.tmp")
+    copy = _temporary(backup)
     try:
         shutil.copyfile(path, copy)
         copy.replace(backup)
@@ -94,9 +94,12 @@ def keep_old(path: Path) -> Optional[Path]:
 
 def check_writable(path: Path) -> None:
     """Make the folder of `path` and try to write there. Raises OSError with the reason if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise OSError(f"{path} is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     probe = _temporary(path)
     probe.write_bytes(b"")
     _remove(probe)
@@ -126,7 +129,8 @@ def _replace(path: Path, parts: list[bytes]) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
+    """A hidden file in the same folder that no other process writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _remove(path: Path) -> None:

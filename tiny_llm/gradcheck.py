@@ -6,8 +6,9 @@ A hand-written backward is easy to get slightly wrong, and a model with slightly
 learns, only worse. So every number of every parameter is moved a little both ways, the change of
 the loss is measured, and the backward has to agree: |a - n| <= 1e-8 + 1e-5 |n|.
 
-The "loss" is the sum of all logits, each times a *random* factor. A sum with all factors 1 would
-hide mistakes: through a softmax its slope is exactly zero, whatever the backward does.
+The "loss" is the sum of all outputs, each times a *random* factor. A sum with all factors 1 would
+hide mistakes: the outputs of a softmax add up to 1 whatever goes in, so all slopes would be 0, and
+many a wrong backward gives 0, too.
 """
 
 from __future__ import annotations

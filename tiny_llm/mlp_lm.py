@@ -85,7 +85,8 @@ class MLPLanguageModel:
         check_contexts(contexts, self.config)
         p = self.parameters
         inputs = [self._side_by_side(context) for context in contexts]  # B x C E
-        hidden = tanh(linear(inputs, p["hidden.weight"], p["hidden.bias"]))  # B x H
+        sums = linear(inputs, p["hidden.weight"], p["hidden.bias"])  # B x H
+        hidden = tanh(sums)
         logits = linear(hidden, p["output.weight"], p["output.bias"])  # B x V
         return logits, MLPCache(contexts, inputs, hidden)
 
@@ -116,6 +117,7 @@ class MLPLanguageModel:
         slots = split_columns(dinputs, self.config.context_length)  # C of B x E
         ids, dvectors = [], []
         for row, context in enumerate(contexts):
+            filled = slots[-len(context) :]  # a short context fills the last slots
             ids += context
-            dvectors += [slots[i - len(context)][row] for i in range(len(context))]
+            dvectors += [slot[row] for slot in filled]
         return embedding_backward(dvectors, ids, self.config.vocab_size)

@@ -5,7 +5,7 @@
         x -> LayerNorm -> multi-head attention  -+
         x <-------------- add ------------------+   positions exchange what they know
         x -> LayerNorm -> linear, GELU, linear  -+
-        x <-------------- add ------------------+   every position thinks for itself
+        x <-------------- add ------------------+   every position on its own
     x -> LayerNorm -> LM head -> logits             N x V, a prediction after every position
 
 The same as rung 2: token + position embeddings, queries, keys and values, residual paths.
@@ -15,7 +15,8 @@ New: LayerNorm before each part, the feed-forward network with GELU, blocks stac
 tied to the token embedding, so that one table reads tokens and writes them.
 
 Radford et al. (2019), "Language models are unsupervised multitask learners", after Vaswani et al.
-(2017). Parameters have the names and shapes of Hugging Face's GPT2LMHeadModel.
+(2017). Parameters have the names and shapes of Hugging Face's GPT2LMHeadModel, without the leading
+`transformer.`. Dropout is left out.
 """
 
 from __future__ import annotations
@@ -168,8 +169,8 @@ class ModernLanguageModel:
         """The forward's lines in reverse: N x V -> the slope of the loss by every parameter."""
         size = self.config
         g: Parameters = {}
-        dhead = matmul_at(dlogits, cache.final)  # V x D
         dfinal = matmul(dlogits, self._head)  # N x D
+        dhead = matmul_at(dlogits, cache.final)  # V x D, wanted at the end
         dx = self._layer_norm_backward("ln_f", dfinal, cache.ln_f, g)
         for layer in reversed(range(size.n_layers)):
             dx = self._block_backward(f"h.{layer}.", dx, cache.blocks[layer], g)

@@ -1,4 +1,4 @@
-"""Every layer as a pair: a forward, and right under it the backward that undoes it for slopes.
+"""The layers, as pairs: a forward, and right under it the backward that carries slopes through it.
 
 The forward computes a value. The backward is given `d` + the name of that value, the slope of the
 loss with respect to each of its numbers, and returns the slopes with respect to what the forward
@@ -10,6 +10,7 @@ The dimension key of the whole project:
     B  sequences in a batch          D  width of the model        V  vocabulary size
     T  positions in one sequence     F  feed-forward width        H  attention heads
     N  rows: positions of all sequences, one after the other      I, O  width in, width out
+    C  context length (rung 1: E embedding width, H hidden units) Q, K  queries, keys of attention
 
 A row is a list of floats, a matrix a list of rows. Nothing here keeps state, and no function
 changes what it is given.
@@ -76,7 +77,8 @@ def softmax_backward(dp: Vector, p: Vector) -> Vector:
     """ds[i] = p[i] (dp[i] - sum over j of p[j] dp[j]).
 
     Raising one score raises its own p and lowers all the others: the slope of p[j] by s[i] is
-    p[j] ((1 if i == j else 0) - p[i]). The sum is what raising any score costs the rest.
+    p[j] ((1 if i == j else 0) - p[i]). Added up over j, a score's slope is its p times how far its
+    own dp lies above the mean dp, weighted by p.
     """
     mean = sum(d * q for d, q in zip(dp, p))
     return [q * (d - mean) for d, q in zip(dp, p)]
@@ -100,6 +102,7 @@ def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix
     for row, target in zip(logits, targets):
         if not 0 <= target < len(row):
             raise ValueError(f"target {target} is outside the vocabulary of {len(row)} tokens")
+        # softmax once more, because the loss needs ln Z, too: the p of a bad guess may round to 0
         highest = max(row)
         powers = [math.exp(score - highest) for score in row]
         total = sum(powers)
@@ -131,9 +134,10 @@ def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, At
     The queries belong to the last Q of the K positions, and each sees its own position and what
     came before it (it is causal). Rung 2 asks from the last position alone, rung 3 from each.
 
-    Why sqrt(D): a dot product of two vectors of D independent numbers of variance 1 has variance
-    D. Divided, the scores stay near 1 whatever the width, so softmax does not freeze on one key,
-    where its slope would vanish (scaled dot-product attention: Vaswani et al., 2017).
+    Why sqrt(D): a dot product of two vectors of D independent numbers of mean 0 and variance 1 has
+    mean 0 and variance D. Divided, its deviation is 1 whatever the width, so softmax does not
+    freeze on one key, where its slope would vanish (scaled dot-product attention: Vaswani et al.,
+    2017). D is the width of what is given: in rung 3, that of one head.
     """
     scale = 1 / math.sqrt(len(queries[0]))
     scores = [[score * scale for score in row] for row in matmul_bt(queries, keys)]  # Q x K
@@ -161,6 +165,15 @@ def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Mat
     return matmul(dscores, keys), matmul_at(dscores, queries), dvalues
 
 
+def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
+    """The rows of each sequence: N x D, B lengths that add up to N -> B matrices of T x D."""
+    pieces, start = [], 0
+    for length in lengths:
+        pieces.append(x[start : start + length])
+        start += length
+    return pieces
+
+
 # ---------------------------------------------------------------- rung 3: the modern block
 
 
@@ -182,8 +195,9 @@ class LayerNormCache(NamedTuple):
 def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNormCache]:
     """y = (x - mean) / sqrt(variance + epsilon) * gain + bias, row by row: N x D -> N x D, cache.
 
-    Every row gets mean 0 and variance 1, then a learned gain and bias per column, so that each
-    layer finds its input at the same scale however deep it stands (Ba, Kiros and Hinton, 2016).
+    Every row gets mean 0 and variance 1 (nearly: epsilon takes some), then a learned gain and bias
+    per column, so that each layer finds its input at the same scale however deep it stands (Ba,
+    Kiros and Hinton, 2016).
     """
     y, normalized, inverse_std = [], [], []
     for row in x:
@@ -207,8 +221,9 @@ def layer_norm_backward(
 
         dx = (dn  -  mean(dn)  -  n * mean(dn * n)) / sqrt(variance + epsilon)
 
-    The first is the direct path. The second is there because x moves the mean that all others are
-    measured from, the third because it moves the deviation that all others are divided by.
+    The first is the direct path. The second is there because x moves the mean that all are measured
+    from (slope 1 / D), the third because it moves the deviation that all are divided by (slope
+    n / D).
     """
     dx = []
     for drow, unit, inverse in zip(dy, *cache):
@@ -225,7 +240,7 @@ GELU_CUBIC = 0.044715
 
 
 def gelu(x: Matrix) -> Matrix:
-    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number: N x F -> N x F.
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number: N x F -> N x F.
 
     A smooth switch: near 0 for negative x, near x for positive x (Hendrycks and Gimpel, 2016, in
     the tanh form that GPT-2 uses).
@@ -234,7 +249,7 @@ def gelu(x: Matrix) -> Matrix:
 
 
 def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
-    """dx = dy ((1 + t) / 2 + x / 2 (1 - t^2) angle'(x)), t = tanh(angle(x)): the product rule."""
+    """dx = dy (0.5 (1 + t) + 0.5 x (1 - t^2) angle'(x)), t = tanh(angle(x)): the product rule."""
     return [[d * _gelu_slope(v) for d, v in zip(*rows)] for rows in zip(dy, x)]
 
 
@@ -290,12 +305,3 @@ def multi_head_attention_backward(
         dqueries, dkeys, dvalues = zip(*map(attention_backward, douts, heads))
         dqkv += join_columns([*dqueries, *dkeys, *dvalues])  # T x 3D
     return dqkv
-
-
-def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
-    """The rows of each sequence: N x D, B lengths that add up to N -> B matrices of T x D."""
-    pieces, start = [], 0
-    for length in lengths:
-        pieces.append(x[start : start + length])
-        start += length
-    return pieces

@@ -1,7 +1,8 @@
 """Two losses that any model has to beat: guessing, and counting pairs.
 
 A loss alone says little. Beside these two it means something: below guessing, the model has learned
-which tokens are frequent; below counting, it uses more of the context than the last token.
+at least which tokens are frequent; well below counting, it uses more of the context than the last
+token. (Counting could be smoothed better than by adding one; a little below it proves nothing.)
 """
 
 from __future__ import annotations

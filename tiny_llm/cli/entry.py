@@ -7,12 +7,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
 from tiny_llm.cli import evaluate, generate, gradcheck, train, walk
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import Parser
+from tiny_llm.training import Diverged
 
 COMMANDS = (train, generate, evaluate, gradcheck, walk)
 
@@ -20,7 +22,7 @@ COMMANDS = (train, generate, evaluate, gradcheck, walk)
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command. Exit code 0; 2: the command line is wrong; 130: Ctrl-C; 1: all else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _write_any_character()
+    _mend_streams()
     try:
         args = _parser().parse_args(arguments)
         code: int = args.command(args)
@@ -29,6 +31,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SystemExit as exit_:  # argparse's --help and --version
         return exit_.code if isinstance(exit_.code, int) else 0
     except KeyboardInterrupt:
+        print("\ntiny-lm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, for example `head`, has seen enough
         _forget_output()
@@ -36,7 +39,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"tiny-lm: error: {_one_line(error)}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"tiny-lm: error: {_one_line(error)}", file=sys.stderr)
         if isinstance(error, OSError):
             _forget_output()
         return 2 if isinstance(error, UsageError) else 1
@@ -57,15 +61,21 @@ def _parser() -> Parser:
 
 def _one_line(error: Exception) -> str:
     """What to tell the user. The package's own ValueErrors are written for them."""
-    if isinstance(error, (UsageError, UserError, ValueError)):
+    if isinstance(error, (UsageError, UserError, ValueError, Diverged)):
         return " ".join(str(error).split())
     if isinstance(error, OSError):
-        return f"{error.filename or 'the output'}: {error.strerror or error}"
+        return f"{error.filename or 'standard output'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; choose smaller sizes or a smaller file"
     return f"{type(error).__name__}: {error}; this is a fault of tiny-lm, --debug shows where"
 
 
-def _write_any_character() -> None:
-    """A terminal that cannot show a character gets an escape instead of an error."""
+def _mend_streams() -> None:
+    """What is closed reads as empty and swallows what is written, and a terminal that cannot show a
+    character gets an escape instead of an error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

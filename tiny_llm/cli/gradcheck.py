@@ -38,20 +38,21 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the rungs; exit code 1 if a slope is wrong."""
     prompt = args.prompt or DEFAULT_PROMPT
+    vocab_size = CharTokenizer.from_text(prompt).vocab_size
     names = [args.model] if args.model else list(RUNGS)
-    verdicts = [_check(name, prompt, args) for name in names]
+    configs = {name: build_config(name, vocab_size, args, **SMALL[name]) for name in names}
+    if not args.quiet:
+        print(f"prompt {prompt!r}", file=sys.stderr, flush=True)
+    verdicts = [_check(name, config, prompt, args) for name, config in configs.items()]
     return 0 if all(verdicts) else 1
 
 
-def _check(name: str, prompt: str, args: argparse.Namespace) -> bool:
+def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> bool:
     """Check one rung on the prompt and print the worst number of each parameter."""
     seed = args.seed or 0
     tokenizer = CharTokenizer.from_text(prompt)
-    config = build_config(name, tokenizer.vocab_size, args, **SMALL[name])
     model = RUNGS[name].model(config, seed=seed)
     ids = tokenizer.encode(prompt)
-    if not args.quiet:
-        print(f"prompt {prompt!r}", file=sys.stderr, flush=True)
     length = config.context_length
     contexts = [ids[:length], ids[-length // 2 :]]  # a whole window, and a shorter one
     print(f"{name:<26}{'numbers':>8}{'backward':>14}{'measured':>14}{'|a - n|':>11}")

@@ -14,6 +14,7 @@ from tiny_llm.cli.rungs import OPTIMIZERS
 DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
 TEMPERATURE = 0.7
+LARGEST = 10**12  # of the whole numbers that a flag takes
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 def program() -> str:
     """What the user types to run this program."""
-    return "python3 -m tiny_llm" if Path(sys.argv[0]).name == "__main__.py" else "tiny-lm"
+    return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -42,6 +43,8 @@ def whole_number(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+        if value > LARGEST:
+            raise argparse.ArgumentTypeError(f"must be at most {LARGEST:,}")
         return value
 
     return parse
@@ -133,7 +136,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="the learning rate falls along a cosine to a tenth, or stays (cosine)",
     )
     add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
-    add("--optimizer", choices=OPTIMIZERS)
+    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
     add(
         "--val-fraction",
         type=fraction,
@@ -189,7 +192,12 @@ def add_display(parser: argparse.ArgumentParser, attention: bool = True) -> None
             action="store_true",
             help="show which tokens of the prompt the model looks at (attention, modern)",
         )
-    group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="auto: in a terminal, unless NO_COLOR is set (%(default)s)",
+    )
     group.add_argument("--quiet", action="store_true", help="results and errors only")
     group.add_argument("--debug", action="store_true", help="on an error, show where it happened")
 

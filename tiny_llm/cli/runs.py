@@ -10,12 +10,14 @@ from typing import Any, Optional
 from tiny_llm import checkpoint
 from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.options import program
 from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS
 from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.tokenizer import CharTokenizer
 
 RUNS = Path("runs")
+SCHEDULES = ("cosine", "constant")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
 
 
@@ -33,6 +35,17 @@ class Options:
     val_fraction: float
     seed: int
     text_sha256: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no command line would have accepted."""
+        least_one = min(self.batch_size, self.steps, self.eval_every)
+        if (
+            least_one < 1
+            or min(self.warmup_steps, self.seed) < 0
+            or not (self.learning_rate > 0 and 0 < self.val_fraction < 1)
+            or self.schedule not in SCHEDULES
+        ):
+            raise ValueError("its training options make no sense")
 
 
 @dataclass(frozen=True)
@@ -76,14 +89,18 @@ def load_run(path: Path) -> Run:
     try:
         tensors, metadata = checkpoint.load(path)
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}; train one with: tiny-lm train") from None
+        raise UserError(
+            f"there is no checkpoint {path}; train one with: {program()} train"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except CheckpointError as error:
         raise UserError(str(error)) from None
     try:
         return _run_from(tensors, metadata)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} does not hold a run of this version: no {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not hold a run of this version: {error}") from None
 
 
@@ -138,7 +155,7 @@ def newest_checkpoint() -> Path:
     found = sorted(RUNS.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime, path.name))
     if not found:
         raise UserError(
-            f"there is no checkpoint in {RUNS}/; train a model first (tiny-lm train), "
+            f"there is no checkpoint in {RUNS}/; train a model first ({program()} train), "
             f"or name one with --checkpoint"
         )
     return found[-1]

@@ -33,12 +33,19 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
         args.top_k,
         args.top_p,
     )
-    print(prompt, end="", flush=True)
+    print(_harmless(prompt), end="", flush=True)
     for token in continuation:
-        print(run.tokenizer.decode([token]), end="", flush=True)
+        print(_harmless(run.tokenizer.decode([token])), end="", flush=True)
     print(flush=True)
     if args.show_attention:
         print_attention(run, ids, args)
+
+
+def _harmless(text: str) -> str:
+    """The text; on a terminal its control characters, which could do anything there, escaped."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(c if c >= " " or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def print_attention(run: Run, ids: list[int], args: argparse.Namespace) -> None:

@@ -63,6 +63,7 @@ def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
     """The run in the checkpoint, as it was. --steps or --repeat make it longer; all else stays."""
     run = load_run(args.resume)
     options = run.options
+    build_config(run.rung, run.tokenizer.vocab_size, args)  # refuses a size of another rung
     if text.sha256 != options.text_sha256:
         raise UserError(
             f"{args.resume} was trained on another text than {text.name}; "
@@ -83,8 +84,10 @@ def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
         run.model, run.tokenizer, text, options.val_fraction, options.batch_size, options.seed
     )
     steps = args.steps or (args.repeat or 0) * material.batches.steps_per_pass or options.steps
-    if steps < run.step:
-        raise UsageError(f"the run is at step {run.step} already, beyond {steps}; give more steps")
+    if steps < options.steps:
+        raise UsageError(
+            f"a run of {options.steps} steps can be made longer, not {steps} steps long"
+        )
     run.options = dataclasses.replace(options, steps=steps)
     return run, material
 

@@ -7,9 +7,10 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from tiny_llm import checkpoint
+from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
@@ -47,7 +48,12 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
     """Where to and when."""
     add = parser.add_argument_group("saving").add_argument
     add("-o", "--out", type=Path, metavar="FILE", help="the checkpoint (runs/MODEL.safetensors)")
-    add("--save-every", type=whole_number(1), metavar="N", help="steps (as --eval-every)")
+    add(
+        "--save-every",
+        type=whole_number(1),
+        metavar="N",
+        help="steps between two saves (those of --eval-every)",
+    )
     add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
     add("--resume", type=Path, metavar="FILE", help="go on with an interrupted run")
 
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     current, material = resume(args, text) if args.resume else begin(args, text)
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
-    checkpoint.check_writable(out)
+    _check_out(out, args.data)
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
@@ -67,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         backup = checkpoint.keep_old(out)
         if backup:
             progress.fact("kept:", f"the older {out} is now {backup}")
+    if current.step == steps:  # nothing is left to do, but --out may be new
+        _save(out, current, saved=current.step)
     with Interrupt(progress) as interrupt:
         _train(current, material, args, out, progress, interrupt)
     if current.step < steps:
@@ -77,6 +85,23 @@ def run(args: argparse.Namespace) -> int:
         return 130 if interrupt.requested else 0
     _conclude(current, args, out, progress)
     return 0
+
+
+def _check_out(out: Path, data: Optional[str]) -> None:
+    """Raises UserError if `out` cannot be written, or would replace what is no checkpoint."""
+    try:
+        checkpoint.check_writable(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    if data and data != "-" and Path(data).resolve() == out.resolve():
+        raise UserError(f"--out {out} is the text itself; choose another file")
+    if out.exists():
+        try:
+            checkpoint.load(out)
+        except CheckpointError:
+            raise UserError(
+                f"{out} exists and is no checkpoint, or a damaged one; choose another --out"
+            ) from None
 
 
 def _check_before_training(current: Run, args: argparse.Namespace) -> None:
@@ -152,7 +177,7 @@ def _train(
             progress.step(step)
             is_last = step.number == last or interrupt.requested
             if is_last or step.number % save_every == 0:
-                _save(out, current)
+                _save(out, current, saved)
                 saved = step.number
             if is_last:
                 break
@@ -161,20 +186,20 @@ def _train(
             f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
             f"high, try a tenth of it; {_left_behind(out, saved)}"
         ) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror or error}; {_left_behind(out, saved)}"
-        ) from None
     finally:
         progress.clear()
 
 
-def _save(out: Path, current: Run) -> None:
-    """Save the run. Raises OSError, and Diverged if the last update left a number not finite."""
+def _save(out: Path, current: Run, saved: int) -> None:
+    """Save the run. Raises UserError, and Diverged if the last update left a number not finite."""
     try:
         save_run(out, current)
     except ValueError as error:
         raise Diverged(f"after step {current.step}, {error}") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out}: {error.strerror or error}; {_left_behind(out, saved)}"
+        ) from None
 
 
 def _left_behind(out: Path, saved: int) -> str:
@@ -197,5 +222,9 @@ def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progr
         best = current.best
         progress.fact("done:", f"best validation loss {best.val_loss:.3f} at step {best.step}")
     print_sample(current, args, current.options.seed)
-    command = shlex.join([*program().split(), "generate", "--checkpoint", str(out)])
-    progress.note(f"\nsaved {out}. To let it write more, type\n\n    {command} --prompt 'The '\n")
+    prompt = choose_prompt(args.prompt, current.tokenizer)
+    words = ["generate", "--checkpoint", str(out), "--prompt", prompt, "--seed", "1"]
+    command = shlex.join([*program().split(), *words])
+    progress.note(
+        f"\nsaved {out} (step {current.step}). To let it write more, type\n\n    {command}"
+    )

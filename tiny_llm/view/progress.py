@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
 from typing import Optional, TextIO
@@ -23,7 +24,7 @@ class Progress:
 
     def __init__(self, stream: TextIO, style: Style, steps: int, start: int, quiet: bool) -> None:
         self.stream, self.style, self.quiet = stream, style, quiet
-        self.live = stream.isatty() and not quiet
+        self.live = stream.isatty() and not quiet and os.environ.get("TERM") != "dumb"
         self.steps, self.start = steps, start
         self.began = self.refreshed = time.monotonic()
         self.tokens = 0
@@ -32,7 +33,15 @@ class Progress:
     def note(self, text: str) -> None:
         """A line of its own that stays."""
         if not self.quiet:
-            print(CLEAR_LINE * self.live + text, file=self.stream, flush=True)
+            self._write(CLEAR_LINE * self.live + text + "\n")
+
+    def _write(self, text: str) -> None:
+        """To the stream. Where it is closed or full, go quiet: training matters more."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.quiet, self.live = True, False
 
     def fact(self, label: str, text: str) -> None:
         """A labelled text that stays, wrapped to the width."""
@@ -51,12 +60,12 @@ class Progress:
         elif self.live and now - self.refreshed > REFRESH:
             self.refreshed = now
             text = self._line(step.number, step.loss, None, now)[: self.style.width - 1]
-            print(CLEAR_LINE + text, end="", file=self.stream, flush=True)
+            self._write(CLEAR_LINE + text)
 
     def clear(self) -> None:
         """Take the live line away."""
         if self.live:
-            print(CLEAR_LINE, end="", file=self.stream, flush=True)
+            self._write(CLEAR_LINE)
 
     def _line(self, number: int, loss: float, val_loss: Optional[float], now: float) -> str:
         seconds = max(now - self.began, 1e-9)

@@ -81,7 +81,8 @@ def _columns(stream: TextIO, environ: Mapping[str, str]) -> int:
     """
     asked = environ.get("COLUMNS", "")
     try:
-        return int(asked) if asked.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+        asked_for = int(asked) if asked.isdecimal() else 0
+        return asked_for or os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError, AttributeError):
         return 80
 
