@@ -11,6 +11,7 @@ from tiny_llm import (
     ModernConfig,
     ModernLanguageModel,
 )
+from tiny_llm.matmul import WAYS
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -43,3 +44,20 @@ def build(request):
 def build_rung(request):
     """As `build`, without the untied variant, for tests that take longer."""
     return request.param
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The name of the way that each product takes from now on, one after the other."""
+    names = []
+
+    def watched(name, multiply):
+        def product(rows, columns):
+            names.append(name)
+            return multiply(rows, columns)
+
+        return product
+
+    for name, multiply in WAYS.items():
+        monkeypatch.setitem(WAYS, name, watched(name, multiply))
+    return names

@@ -1,13 +1,16 @@
 """The gradient check measures what it says, leaves the model as it was, and can fail."""
 
 import math
+from functools import cache
 from random import Random
 
 import pytest
 from pytest import approx
 
-from tiny_llm import MLPConfig, MLPLanguageModel, check_model
+from tiny_llm import MLPConfig, MLPLanguageModel, check_model, gradcheck
+from tiny_llm.contract import rows_of
 from tiny_llm.gradcheck import GradientCheck, compare, numerical_slope, weighted_sum
+from tiny_llm.matmul import WAYS
 
 CONTEXTS = [[3, 1, 3, 0], [2], [4, 4]]  # lengths differ, and tokens occur twice
 
@@ -118,3 +121,81 @@ def test_a_gradient_of_another_shape_is_refused(gradient):
     table = [[1.0, 2.0], [3.0, 4.0]]
     with pytest.raises(ValueError, match=r"squares has shape \(2, 2\), its gradient"):
         compare("squares", squares(table), table, gradient)
+
+
+# -------------------------------------------------------------------- with every way to multiply
+
+EVERY_WAY = pytest.mark.parametrize("way", [*WAYS, "auto"])
+
+
+class Wrong:
+    """A model whose backward is wrong in one slope of each parameter: the smallest.
+
+    It is off by this share of the parameter's largest slope, or of 0.001 if all are smaller.
+    """
+
+    def __init__(self, model, share):
+        self.model, self.share = model, share
+        self.parameters, self.forward = model.parameters, model.forward
+
+    def backward(self, dlogits, cache):
+        gradients = self.model.backward(dlogits, cache)
+        for tensor in gradients.values():
+            slopes = [(row, i) for row in rows_of(tensor) for i in range(len(row))]
+            sizes = [abs(row[i]) for row, i in slopes]
+            row, i = slopes[sizes.index(min(sizes))]
+            row[i] += self.share * max(*sizes, 1e-3)
+        return gradients
+
+
+@cache
+def remembered(build):
+    """A model, and `numerical_slope` for it that measures each slope once, for all the ways."""
+    model, known = build(), {}
+
+    def slope(loss, vector, i):
+        key = id(vector), i
+        if key not in known:
+            known[key] = numerical_slope(loss, vector, i)
+        return known[key]
+
+    return model, slope
+
+
+@EVERY_WAY
+def test_backward_agrees_with_every_way_to_multiply(build, way, monkeypatch):
+    model, slope = remembered(build)
+    monkeypatch.setattr(gradcheck, "numerical_slope", slope)
+    checks = list(check_model(model, CONTEXTS, matmul=way))
+    assert [check.name for check in checks if not check.passed] == []
+    assert [check.name for check in checks] == list(model.parameters)
+
+
+@EVERY_WAY
+def test_a_backward_wrong_in_the_smallest_slopes_fails_with_every_way(build, way, monkeypatch):
+    model, slope = remembered(build)
+    monkeypatch.setattr(gradcheck, "numerical_slope", slope)
+    checks = check_model(Wrong(model, 1e-4), CONTEXTS, matmul=way)
+    assert [check.name for check in checks if check.passed] == []
+
+
+@EVERY_WAY
+def test_only_the_lanes_may_be_wrong_by_their_rounding(way):
+    model = MLPLanguageModel(MLPConfig(5, 4, d_embedding=3, d_hidden=4))
+    checks = check_model(Wrong(model, 3e-6), CONTEXTS, matmul=way)
+    assert all(check.passed for check in checks) == (way == "lanes")
+
+
+@EVERY_WAY
+def test_slopes_that_are_not_finite_fail_with_every_way(way):
+    for wrong in math.nan, math.inf:
+        model = Wrong(MLPLanguageModel(MLPConfig(5, 2, d_embedding=2, d_hidden=2)), wrong)
+        checks = check_model(model, [[3, 1]], matmul=way)
+        assert not any(check.passed for check in checks)
+
+
+def test_what_the_lanes_claim_is_measured_in_float64(products):
+    model = MLPLanguageModel(MLPConfig(5, 2, d_embedding=2, d_hidden=2))
+    numbers = sum(check.numbers for check in check_model(model, [[3, 1]], matmul="lanes"))
+    # A forward is two products, a backward four; each slope is measured by two forwards.
+    assert products == ["lanes"] * 6 + ["float64"] * 4 * numbers

@@ -23,10 +23,12 @@ ORDER = [
     "gradcheck",
     "optimizers",
     "training",
+    "parallel",
     "checkpoint",
     "sampling",
     "attention_lm",
     "modern_block",
+    "bench",
     "view",
     "cli",
 ]

@@ -7,6 +7,7 @@ import pytest
 from pytest import approx
 
 from tiny_llm import SGD, AdamW, Batches, CharTokenizer, cross_entropy, evaluate, split, train
+from tiny_llm.matmul import WAYS, matmul, use
 from tiny_llm.modern_block import ModernLanguageModel
 from tiny_llm.training import Diverged
 
@@ -29,10 +30,10 @@ class Run:
     def schedule(self, step):
         return self.peak / (1 + step)
 
-    def train(self, steps, start=0, eval_every=2, learning_rate=None):
+    def train(self, steps, start=0, eval_every=2, learning_rate=None, way="float64"):
         rate = learning_rate or self.schedule
         args = (self.model, self.optimizer, self.batches, VAL, steps, rate, eval_every)
-        return list(train(*args, start=start))
+        return list(train(*args, start=start, matmul=way))
 
 
 # What every Python computes, to nine digits: the losses of five steps, then the validation loss.
@@ -137,6 +138,102 @@ def test_nothing_is_left_to_do_at_the_end():
         raise AssertionError("not reached")
 
     assert list(train(None, None, None, VAL, 5, no_model, 1, start=5)) == []
+
+
+# -------------------------------------------------------------------- with every way to multiply
+
+EVERY_WAY = pytest.mark.parametrize("way", [*WAYS, "auto"])
+INEXACT = pytest.mark.parametrize("way", ["distances", "lanes"])
+
+
+@EVERY_WAY
+def test_golden_losses_with_every_way(build, way):
+    """The lanes round like float32, to about 7 digits; all else keeps the digits of GOLDEN."""
+    steps = Run(build).train(5, way=way)
+    losses = [step.loss for step in steps] + [steps[-1].val_loss]
+    assert losses == approx(GOLDEN[build.__name__], rel=1e-6 if way == "lanes" else 1e-9)
+
+
+def test_the_lanes_are_really_used(build):
+    exact, rounded = Run(build), Run(build)
+    assert exact.train(2) != rounded.train(2, way="lanes")
+    assert exact.model.parameters != rounded.model.parameters
+
+
+@EVERY_WAY
+def test_the_same_seed_gives_the_same_bits_with_every_way(build_rung, way):
+    one, two = Run(build_rung), Run(build_rung)
+    assert one.train(4, way=way) == two.train(4, way=way)
+    assert one.model.parameters == two.model.parameters
+
+
+@INEXACT
+def test_a_run_in_two_parts_is_the_whole_run_to_the_bit_with_every_way(build, way):
+    whole, parts = Run(build), Run(build)
+    steps = whole.train(5, eval_every=1, way=way)
+    first = parts.train(2, eval_every=1, way=way)
+    assert first + parts.train(5, start=2, eval_every=1, way=way) == steps
+    assert parts.model.parameters == whole.model.parameters
+
+
+@EVERY_WAY
+def test_training_lowers_the_loss_with_every_way(build_rung, way):
+    run = Run(build_rung)
+    before = evaluate(run.model, TRAIN)
+    run.train(25, learning_rate=lambda step: run.peak, way=way)
+    assert evaluate(run.model, TRAIN) < before - 0.2
+
+
+@pytest.mark.parametrize("way", ["loops", "unrolled", "distances", "lanes"])
+def test_only_the_steps_go_that_way_not_evaluation_nor_what_happens_between(
+    build_rung, way, products
+):
+    run = Run(build_rung)
+    args = (run.model, run.optimizer, run.batches, VAL, 2, run.schedule, 2)
+    loop = train(*args, matmul=way)
+    next(loop)
+    assert set(products) == {way}
+    del products[:]
+    evaluate(run.model, VAL)
+    assert set(products) == {"float64"}
+    evaluation = len(products)
+    del products[:]
+    next(loop)  # the last step, and so followed by an evaluation
+    assert set(products[:-evaluation]) == {way}
+    assert set(products[-evaluation:]) == {"float64"}
+
+
+def test_a_validation_loss_is_that_of_float64_to_the_bit(build):
+    run = Run(build)
+    steps = run.train(2, way="lanes")
+    assert steps[-1].val_loss == evaluate(run.model, VAL)
+    with use("lanes"):
+        assert steps[-1].val_loss != evaluate(run.model, VAL)
+
+
+def test_an_unknown_way_is_refused_before_any_update(build_rung):
+    run = Run(build_rung)
+    before = deepcopy(run.model.parameters)
+    with pytest.raises(ValueError, match="'slow' is no way to multiply here"):
+        run.train(2, way="slow")
+    assert run.model.parameters == before
+
+
+@INEXACT
+@pytest.mark.parametrize("rate", [1e3, 1e30, 1e100, 1e200, 1e308])
+def test_numbers_that_grow_beyond_range_raise_nothing_but_divergence(
+    build_rung, way, rate, products
+):
+    run = Run(build_rung)
+    try:
+        run.train(12, eval_every=1, learning_rate=lambda step: rate, way=way)
+    except Diverged as diverged:
+        assert "the loss of step" in str(diverged)
+    else:
+        assert rate < 1e200
+    assert way in products
+    matmul([[1.0]], [[1.0]])
+    assert products[-1] == "float64"  # the way of before is restored
 
 
 # ------------------------------------------------------------------------------------- divergence

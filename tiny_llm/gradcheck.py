@@ -20,10 +20,11 @@ from typing import Callable, NamedTuple
 
 from tiny_llm.batches import Contexts
 from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of, shape
-from tiny_llm.matmul import Matrix, Vector, dot
+from tiny_llm.matmul import Matrix, Vector, dot, use
 
 STEP = 1e-5  # h: the error of the measured slope grows as h^2 above it, and as 1 / h below it
 ABSOLUTE, RELATIVE = 1e-8, 1e-5
+LANES = 1e-5  # of a parameter's largest slope: what the rounding of `matmul.lanes` may change
 
 
 class GradientCheck(NamedTuple):
@@ -58,7 +59,11 @@ def numerical_slope(loss: Callable[[], float], vector: Vector, i: int) -> float:
 
 
 def compare(
-    name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor
+    name: str,
+    loss: Callable[[], float],
+    tensor: Tensor,
+    gradient: Tensor,
+    absolute: float = ABSOLUTE,
 ) -> GradientCheck:
     """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring.
 
@@ -71,24 +76,33 @@ def compare(
     for vector, slopes in zip(rows_of(tensor), rows_of(gradient)):
         for i, analytic in enumerate(slopes):
             numerical = numerical_slope(loss, vector, i)
-            excess = abs(analytic - numerical) / (ABSOLUTE + RELATIVE * abs(numerical))
+            excess = abs(analytic - numerical) / (absolute + RELATIVE * abs(numerical))
             numbers += 1
             if not (excess <= worst.excess or isnan(worst.excess)):  # a NaN is the worst of all
                 worst = GradientCheck(name, numbers, analytic, numerical, excess)
     return worst._replace(numbers=numbers)
 
 
-def check_model(model: LanguageModel, contexts: Contexts, seed: int = 0) -> Iterator[GradientCheck]:
-    """Check every parameter of the model on these contexts, one after the other."""
-    logits, cache = model.forward(contexts)
+def check_model(
+    model: LanguageModel, contexts: Contexts, seed: int = 0, matmul: str = "float64"
+) -> Iterator[GradientCheck]:
+    """Check every parameter of the model on these contexts, one after the other.
+
+    The backward multiplies in the way `matmul`; what it claims is measured in float64.
+    """
+    with use(matmul):
+        logits, cache = model.forward(contexts)
     upstream = normal(random.Random(seed), len(logits), len(logits[0]), std=1.0)  # N x V
 
     def loss() -> float:
         return weighted_sum(model.forward(contexts)[0], upstream)
 
-    gradients: Parameters = model.backward(upstream, cache)
+    with use(matmul):
+        gradients: Parameters = model.backward(upstream, cache)
     for name, tensor in model.parameters.items():
-        yield compare(name, loss, tensor, gradients[name])
+        largest = max(max(map(abs, row)) for row in rows_of(gradients[name]))
+        rounding = LANES * largest if matmul == "lanes" else 0.0
+        yield compare(name, loss, tensor, gradients[name], ABSOLUTE + rounding)
 
 
 def weighted_sum(x: Matrix, factors: Matrix) -> float:

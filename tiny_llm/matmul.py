@@ -1,75 +1,289 @@
-"""The one matrix product: nearly all the time of every model is spent here.
+"""The one matrix product, written six ways: nearly all the time of every model is spent here.
 
     a     x  b       ->  product        product[i][j] = sum over k of a[i][k] * b[k][j]
     N x K    K x M       N x M
 
 A matrix is a list of rows, a row a list of floats: plain Python data, no wrapper. All three forms
-that a model needs (its backward multiplies by transposed matrices) come down to dot products of
-rows with rows, so this file is the only one that knows what is fast on which Python.
+that a model needs (its backward multiplies by transposed matrices) are products of the rows of one
+matrix with the rows of another, so each way below is one function: N rows and M columns, each of K
+numbers, -> N x M. The models call `matmul`, `matmul_bt` and `matmul_at`, and never know which way
+runs.
+
+Every product is one of float64 unless somebody says otherwise. Training does: `use("auto")` admits
+the two ways that exchange a few of the last digits for speed.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from operator import mul
-from typing import Callable
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
+from operator import add, mul
+from typing import Any, Callable
 
 Vector = list[float]
 Matrix = list[Vector]
+Rows = Sequence[Sequence[float]]
+
+PYPY = sys.implementation.name == "pypy"
+
+# ---------------------------------------------------------------- exact up to the last bits
 
 
-def matmul_loops(a: Matrix, b: Matrix) -> Matrix:
-    """a b as three plain loops, N x K and K x M -> N x M: the definition, and the reference."""
-    product = [[0.0] * len(b[0]) for _ in a]
-    for i in range(len(a)):
-        for j in range(len(b[0])):
-            for k in range(len(b)):
-                product[i][j] += a[i][k] * b[k][j]
+def loops(rows: Rows, columns: Rows) -> Matrix:
+    """The definition in three plain loops. Every other way is tested against it."""
+    product = []
+    for row in rows:
+        product_row: Vector = []
+        for column in columns:
+            total = 0.0
+            for x, y in zip(row, column):
+                total += x * y
+            product_row.append(total)
+        product.append(product_row)
     return product
 
 
-def _dot_loop(a: Sequence[float], b: Sequence[float]) -> float:
-    total = 0.0
-    for x, y in zip(a, b):
-        total += x * y
-    return total
+def mapped(rows: Rows, columns: Rows) -> Matrix:
+    """The innermost loop handed to CPython: `map` and `sum` run it in C."""
+    return [[sum(map(mul, row, column), 0.0) for column in columns] for row in rows]
 
 
-def _dot_map(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(map(mul, a, b), 0.0)
+def sumprod(rows: Rows, columns: Rows) -> Matrix:
+    """One call in C for each number, rounded only at its end. Python 3.12 and newer."""
+    dot = math.sumprod  # type: ignore[attr-defined, unused-ignore]
+    return [[dot(row, column) for column in columns] for row in rows]
 
 
-def _fastest_dot() -> Callable[[Sequence[float], Sequence[float]], float]:
-    """The dot product of two equally long rows, in the way that suits this Python."""
-    if sys.implementation.name == "pypy":
-        return _dot_loop  # the just-in-time compiler turns the loop into machine code
-    if sys.version_info >= (3, 12):
-        return math.sumprod  # one call in C, rounded only at its end
-    return _dot_map  # the interpreter's loop runs in C
+def unrolled(rows: Rows, columns: Rows) -> Matrix:
+    """Four columns at a time, for a compiler such as PyPy's: four sums that do not wait for each
+    other, and one look at the row for all of them. PyPy keeps floats bare in a list, not in a
+    tuple, so all rows become lists first."""
+    rows, columns = list(map(list, rows)), list(map(list, columns))
+    inner = range(len(columns[0]))
+    in_fours = len(columns) - len(columns) % 4
+    product = []
+    for row in rows:
+        product_row: Vector = []
+        for j in range(0, in_fours, 4):
+            a, b, c, d = columns[j : j + 4]
+            sum_a = sum_b = sum_c = sum_d = 0.0
+            for k in inner:
+                x = row[k]
+                sum_a += x * a[k]
+                sum_b += x * b[k]
+                sum_c += x * c[k]
+                sum_d += x * d[k]
+            product_row += (sum_a, sum_b, sum_c, sum_d)
+        product_row += loops([row], columns[in_fours:])[0]
+        product.append(product_row)
+    return product
 
 
-dot = _fastest_dot()
+# ---------------------------------------------------------------- faster, and nearly as exact
+
+BALANCED = 1e7  # largest norm / smallest norm for which distances keep 8 digits
 
 
-def transpose(a: Matrix) -> list[tuple[float, ...]]:
+def distances(rows: Rows, columns: Rows) -> Matrix:
+    """Products from distances, because `math.dist` does in one call in C what a product needs:
+
+        |r - c|^2 = |r|^2 + |c|^2 - 2 r c        r c = (|r|^2 + |c|^2 - |r - c|^2) / 2
+
+    (the polarization identity). Every term carries an error of about 1e-16 times |r|^2 + |c|^2,
+    so r and c must be of similar size: where norms differ by more than `BALANCED`, each is first
+    scaled to about 1 by a power of two, which is exact. Then the error is below 1e-8 |r| |c|, and
+    for norms within 100 of each other below 1e-13 |r| |c|.
+    """
+    rows, columns = list(map(tuple, rows)), list(map(tuple, columns))
+    row_norms, column_norms = _norms(rows), _norms(columns)
+    norms = [norm for norm in row_norms + column_norms if norm] or [1.0]
+    if not (min(norms) > 1e-150 and max(norms) < 1e150):  # their squares leave the range; or NaN
+        return float64(rows, columns)
+    if BALANCED * min(norms) > max(norms):
+        return _distances(rows, columns, row_norms, column_norms)
+    row_scales, column_scales = _powers_of_two(row_norms), _powers_of_two(column_norms)
+    rows, columns = _divided(rows, row_scales), _divided(columns, column_scales)
+    product = _distances(rows, columns, _norms(rows), _norms(columns))
+    return [
+        [value * scale * s for value, s in zip(row, column_scales)]
+        for row, scale in zip(product, row_scales)
+    ]
+
+
+def _distances(
+    rows: Rows, columns: Rows, row_norms: Sequence[float], column_norms: Sequence[float]
+) -> Matrix:
+    dist = math.dist
+    row_halves = [0.5 * norm * norm for norm in row_norms]
+    column_halves = [0.5 * norm * norm for norm in column_norms]
+    return [
+        [
+            half + other - 0.5 * d * d
+            for other, d in zip(column_halves, map(dist, repeat(row), columns))
+        ]
+        for row, half in zip(rows, row_halves)
+    ]
+
+
+def _norms(rows: Rows) -> Vector:
+    """The length of each row as a vector."""
+    origin = (0.0,) * len(rows[0])
+    return list(map(math.dist, rows, repeat(origin)))
+
+
+def _powers_of_two(norms: Vector) -> Vector:
+    """For each norm the power of two just above it; 1 for 0."""
+    return [math.ldexp(1.0, math.frexp(norm)[1]) if norm else 1.0 for norm in norms]
+
+
+def _divided(rows: Rows, scales: Vector) -> list[tuple[float, ...]]:
+    return [tuple([value / scale for value in row]) for row, scale in zip(rows, scales)]
+
+
+FACTOR_BITS = 23  # of the integers that numbers are rounded to
+LANE_BITS = 64
+# A lane holds a sum of K products, each below 2^23 * 2^23 = 2^46 in size. For K up to 2^16 that is
+# below 2^62, so a signed lane of 64 bits cannot overflow into the next. (A negative lane borrows 1
+# from the next one: one unit where the largest product is 2^46.)
+LONGEST_SUM = 1 << (LANE_BITS - 2 - 2 * FACTOR_BITS)
+# Adding 1.5 * 2^52 to a small float rounds it to a whole number n and leaves the bits of the sum at
+# ROUNDER_BITS + n: a float turned into an integer without leaving C.
+ROUNDER = 1.5 * 2.0**52
+ROUNDER_BITS = int.from_bytes(array("d", [ROUNDER]), sys.byteorder)
+
+
+def lanes(rows: Rows, columns: Rows) -> Matrix:
+    """A whole row of the product at once, in one big integer.
+
+    A Python integer can hold M numbers side by side, in lanes of 64 bits. Multiplying it by one
+    small integer multiplies every lane, adding two of them adds every lane, and both run in C. So
+    row i of the product is the sum over k of (integer i, k) * (all of b's row k in lanes).
+
+    Rows and columns are first scaled so that their largest number becomes 2^23 - 1, and rounded: an
+    error below 1.2e-7 of (row maximum * column maximum * K), about that of float32.
+    """
+    inner = len(columns[0])
+    if inner > LONGEST_SUM:
+        half = inner // 2
+        halves = [lanes([r[s] for r in rows], [c[s] for c in columns])
+                  for s in (slice(half), slice(half, None))]  # fmt: skip
+        return [list(map(add, *lines)) for lines in zip(*halves)]
+    row_maxima = [max(map(abs, row), default=0.0) for row in rows]
+    column_maxima = [max(map(abs, column), default=0.0) for column in columns]
+    are_moderate = all(1e-150 < size < 1e150 for size in row_maxima + column_maxima if size)
+    if not (are_moderate and _are_finite(rows) and _are_finite(columns)):
+        return float64(rows, columns)  # a lane cannot hold these
+    largest = (1 << FACTOR_BITS) - 1
+    packed = _pack(columns, [largest / m if m else 0.0 for m in column_maxima])
+    units = [m / largest / largest for m in column_maxima]
+    product = []
+    for row, maximum in zip(rows, row_maxima):
+        scale = largest / maximum if maximum else 0.0
+        total = sum(map(mul, [round(value * scale) for value in row], packed))
+        cut = memoryview(total.to_bytes(8 * len(columns), sys.byteorder, signed=True)).cast("q")
+        product.append([value * maximum * unit for value, unit in zip(_in_order(cut), units)])
+    return product
+
+
+def _are_finite(rows: Rows) -> bool:
+    """Whether the rows hold no NaN and no infinity, and do not add up to one."""
+    return math.isfinite(sum(map(sum, rows)))
+
+
+def _pack(columns: Rows, scales: Vector) -> list[int]:
+    """M columns of K numbers -> K big integers, each with one row's M numbers in its lanes."""
+    scaled = [[value * s + ROUNDER for value in c] for c, s in zip(columns, scales)]
+    rounder = int.from_bytes(array("Q", [ROUNDER_BITS]) * len(columns), sys.byteorder)
+    return [
+        int.from_bytes(array("d", row), sys.byteorder) - rounder for row in zip(*_in_order(scaled))
+    ]
+
+
+def _in_order(sequence: Any) -> Any:
+    """The lanes from the lowest bits up, which a big-endian machine keeps at the end."""
+    return sequence if sys.byteorder == "little" else sequence[::-1]
+
+
+# ---------------------------------------------------------------- which way
+
+float64 = unrolled if PYPY else sumprod if sys.version_info >= (3, 12) else mapped
+
+WAYS: dict[str, Callable[[Rows, Rows], Matrix]] = {
+    "loops": loops,
+    "mapped": mapped,
+    "unrolled": unrolled,
+    "distances": distances,
+    "lanes": lanes,
+    "float64": float64,
+}
+if sys.version_info >= (3, 12):
+    WAYS["sumprod"] = sumprod
+
+_way = "float64"
+
+
+def fastest(n: int, k: int, m: int) -> str:
+    """The way that `auto` takes for N x K times K x M on this Python.
+
+    The constants come from `benchmarks/products.py`, which measures every way at many shapes. They
+    are not measured at run time, so that equal runs give equal bits.
+    """
+    if PYPY:
+        return "unrolled"
+    if n >= 96 and m >= 96:
+        return "lanes"  # packing pays for itself
+    if n >= 8 and m >= 8:
+        return "distances"  # so does measuring every row
+    return "float64"
+
+
+@contextmanager
+def use(way: str) -> Iterator[None]:
+    """Within it, every product goes this way: a name in WAYS, or `auto`. ValueError for another."""
+    global _way
+    if way != "auto" and way not in WAYS:
+        raise ValueError(f"{way!r} is no way to multiply here; these are: auto, {', '.join(WAYS)}")
+    before, _way = _way, way
+    try:
+        yield
+    finally:
+        _way = before
+
+
+def _product(rows: Rows, columns: Rows) -> Matrix:
+    """Each row with each column, N x K and M x K -> N x M, in the way that is in use."""
+    if not rows or not columns:
+        return [[] for _ in rows]
+    way = _way
+    if way == "auto":
+        way = fastest(len(rows), len(columns[0]), len(columns))
+    return WAYS[way](rows, columns)
+
+
+def transpose(a: Rows) -> list[tuple[float, ...]]:
     """The columns of a as rows: N x M -> M x N."""
     return list(zip(*a))
 
 
 def matmul(a: Matrix, b: Matrix) -> Matrix:
     """a b: N x K and K x M -> N x M."""
-    columns = transpose(b)
-    return [[dot(row, column) for column in columns] for row in a]
+    return _product(a, transpose(b))
 
 
 def matmul_bt(a: Matrix, b: Matrix) -> Matrix:
     """a b^T, every row of a with every row of b: N x K and M x K -> N x M."""
-    return [[dot(row, other) for other in b] for row in a]
+    return _product(a, b)
 
 
 def matmul_at(a: Matrix, b: Matrix) -> Matrix:
     """a^T b, every column of a with every column of b: N x K and N x M -> K x M."""
-    columns = transpose(b)
-    return [[dot(row, column) for column in columns] for row in transpose(a)]
+    return _product(transpose(a), transpose(b))
+
+
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    """The product of two rows of equal length."""
+    return sum(map(mul, a, b), 0.0)

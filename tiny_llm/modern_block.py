@@ -52,7 +52,7 @@ class ModernConfig:
 
     vocab_size: int
     context_length: int = 16
-    d_model: int = 16
+    d_model: int = 24
     n_heads: int = 4
     n_layers: int = 1
     tie_embeddings: bool = True

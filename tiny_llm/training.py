@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
-from tiny_llm.batches import Batches, Examples
-from tiny_llm.contract import LanguageModel
+from tiny_llm.batches import Batches, Contexts, Examples, Targets
+from tiny_llm.contract import LanguageModel, Parameters
+from tiny_llm.matmul import use
 from tiny_llm.ops import cross_entropy
 from tiny_llm.optimizers import Optimizer
 
@@ -32,6 +34,18 @@ class Diverged(ArithmeticError):
     """The loss is no longer a finite number, so no slope means anything."""
 
 
+def loss_and_gradients(
+    model: LanguageModel, contexts: Contexts, targets: Targets
+) -> tuple[float, Parameters]:
+    """The mean loss of a batch in nats per token, and its slopes by every parameter.
+
+    No slopes, {}, if the loss is not finite: they would mean nothing.
+    """
+    logits, cache = model.forward(contexts)
+    loss, dlogits = cross_entropy(logits, targets)
+    return loss, model.backward(dlogits, cache) if math.isfinite(loss) else {}
+
+
 def train(
     model: LanguageModel,
     optimizer: Optimizer,
@@ -41,19 +55,24 @@ def train(
     learning_rate: Callable[[int], float],
     eval_every: int,
     start: int = 0,
+    matmul: str = "float64",
+    gradients_of: Optional[Callable[[Contexts, Targets], tuple[float, Parameters]]] = None,
 ) -> Iterator[Step]:
     """Train in place from step `start` to `steps`, yielding each Step once it is done.
 
-    `learning_rate(step)` is the schedule. Raises Diverged when the loss of a batch is not finite;
+    `learning_rate(step)` is the schedule; `matmul` the way to multiply (`tiny_llm.matmul.use`);
+    `gradients_of` computes what `loss_and_gradients` would of this model, for example by several
+    processes (`parallel.Workers.gradients`).
+    Raises Diverged when the loss of a batch is not finite;
     the update of the step before it was then the harmful one.
     """
+    gradients_of = gradients_of or partial(loss_and_gradients, model)
     for step in range(start, steps):
         contexts, targets = batches.batch(step)
-        logits, cache = model.forward(contexts)
-        loss, dlogits = cross_entropy(logits, targets)
+        with use(matmul):
+            loss, gradients = gradients_of(contexts, targets)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {step + 1} is {loss}")
-        gradients = model.backward(dlogits, cache)
         optimizer.learning_rate = learning_rate(step)
         optimizer.update(model.parameters, gradients)
 

@@ -9,7 +9,7 @@ from typing import Any
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.options import DEFAULT_PROMPT
 from tiny_llm.cli.rungs import RUNGS, build_config
-from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
+from tiny_llm.gradcheck import ABSOLUTE, LANES, RELATIVE, check_model
 from tiny_llm.tokenizer import CharTokenizer
 
 SMALL = {  # small enough that every number of every parameter is checked within seconds
@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (all of them)")
     parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to check on")
     flags.add_sizes(parser)
+    flags.add_matmul(parser, "float64")
     flags.add_seed(parser)
     flags.add_display(parser, attention=False)
 
@@ -53,11 +54,12 @@ def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> boo
     tokenizer = CharTokenizer.from_text(prompt)
     model = RUNGS[name].model(config, seed=seed)
     ids = tokenizer.encode(prompt)
+    way = flags.chosen_matmul(args.matmul, "float64")
     length = config.context_length
     contexts = [ids[:length], ids[-length // 2 :]]  # a whole window, and a shorter one
     print(f"{name:<26}{'numbers':>8}{'backward':>14}{'measured':>14}{'|a - n|':>11}")
     passed, count = True, 0
-    for check in check_model(model, contexts, seed):
+    for check in check_model(model, contexts, seed, way):
         verdict = "" if check.passed else "  WRONG"
         print(
             f"  {check.name:<24}{check.numbers:>8}{check.analytic:>14.6g}{check.numerical:>14.6g}"
@@ -65,8 +67,9 @@ def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> boo
             flush=True,
         )
         passed, count = passed and check.passed, count + check.numbers
+    rounded = f" + {LANES:g} of the largest" if way == "lanes" else ""
     print(
         f"{name}: {'all' if passed else 'NOT all'} {count:,} slopes agree: "
-        f"|a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|\n"
+        f"|a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|{rounded}\n"
     )
     return passed

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NoReturn, Optional
 
 from tiny_llm.cli.errors import UsageError
 from tiny_llm.cli.rungs import OPTIMIZERS
+from tiny_llm.matmul import WAYS
 
 DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
 TEMPERATURE = 0.7
 LARGEST = 10**12  # of the whole numbers that a flag takes
+MATMUL_VARIABLE = "TINY_LM_MATMUL"
 
 
 class Parser(argparse.ArgumentParser):
@@ -144,7 +147,34 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="share of the text, at its end, held out for validation (0.1)",
     )
     add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
+    add_matmul(parser, "auto")
+    add(
+        "--workers",
+        type=whole_number(1),
+        metavar="N",
+        help="processes that share each step (1 for small steps, one for each core for others)",
+    )
     add_seed(parser)
+
+
+def add_matmul(parser: argparse.ArgumentParser, default: str) -> None:
+    """--matmul."""
+    parser.add_argument(
+        "--matmul",
+        choices=("auto", *WAYS),
+        help=f"the way to multiply matrices, also set by {MATMUL_VARIABLE} ({default})",
+    )
+
+
+def chosen_matmul(given: Optional[str], default: str) -> str:
+    """The way that the flag names, else the environment, else the command's default."""
+    way = given or os.environ.get(MATMUL_VARIABLE) or default
+    if way != "auto" and way not in WAYS:
+        raise UsageError(
+            f"{MATMUL_VARIABLE} is {way!r}, which is no way to multiply here; "
+            f"these are auto, {', '.join(WAYS)}"
+        )
+    return way
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,8 @@ class Options:
     eval_every: int
     val_fraction: float
     seed: int
+    matmul: str
+    workers: int
     text_sha256: str
 
     def __post_init__(self) -> None:

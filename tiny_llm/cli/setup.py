@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from tiny_llm.batches import Batches, split
 from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.options import chosen_matmul
 from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
 from tiny_llm.cli.runs import Best, Options, Run, load_run
 from tiny_llm.cli.texts import Text
 from tiny_llm.contract import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
+from tiny_llm.parallel import WorkerDied, Workers, default_count
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.training import Step, train
 
@@ -53,6 +55,8 @@ def begin(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
         eval_every=args.eval_every or max(1, steps // EVALUATIONS),
         val_fraction=val_fraction,
         seed=seed,
+        matmul=chosen_matmul(args.matmul, "auto"),
+        workers=args.workers or default_count(model, batch_size),
         text_sha256=text.sha256,
     )
     optimizer = OPTIMIZERS[options.optimizer](options.learning_rate)
@@ -92,10 +96,11 @@ def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
     return run, material
 
 
-def steps_of(current: Run, material: Material) -> Iterator[Step]:
+def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
     """The training steps that the run still has to do, each done when it is yielded.
 
-    The run's step and its best validation loss are then up to date. Raises Diverged as `train`.
+    The run's step and its best validation loss are then up to date. While it runs, so do the
+    workers; closing it ends them. Raises Diverged as `train`, and UserError if a worker died.
     """
     options = current.options
 
@@ -104,22 +109,32 @@ def steps_of(current: Run, material: Material) -> Iterator[Step]:
             return options.learning_rate
         return cosine_schedule(step, options.steps, options.learning_rate, options.warmup_steps)
 
-    for step in train(
-        current.model,
-        current.optimizer,
-        material.batches,
-        material.val_ids,
-        options.steps,
-        learning_rate,
-        options.eval_every,
-        start=current.step,
-    ):
-        current.step = step.number
-        if step.val_loss is not None and not (
-            current.best and current.best.val_loss <= step.val_loss
-        ):
-            current.best = Best(step.number, step.val_loss)
-        yield step
+    with Workers(current.model, options.workers, options.matmul) as workers:
+        steps = train(
+            current.model,
+            current.optimizer,
+            material.batches,
+            material.val_ids,
+            options.steps,
+            learning_rate,
+            options.eval_every,
+            start=current.step,
+            matmul=options.matmul,
+            gradients_of=workers.gradients,
+        )
+        try:
+            for step in steps:
+                _take_note(current, step)
+                yield step
+        except WorkerDied as error:
+            raise UserError(str(error)) from None
+
+
+def _take_note(current: Run, step: Step) -> None:
+    """Bring the run's step and its best validation loss up to date."""
+    current.step = step.number
+    if step.val_loss is not None and not (current.best and current.best.val_loss <= step.val_loss):
+        current.best = Best(step.number, step.val_loss)
 
 
 def prepare(

@@ -140,7 +140,8 @@ def _introduce(current: Run, material: Material, progress: Progress) -> None:
         "training:",
         f"{options.steps:,} steps of {options.batch_size} contexts "
         f"({options.steps / material.batches.steps_per_pass:.3g} passes over the text) with "
-        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}"
+        + (f", {options.workers} workers" if options.workers > 1 else ""),
     )
     progress.fact(
         "yardstick:",
@@ -169,8 +170,9 @@ def _train(
     last = min(args.stop_after or options.steps, options.steps)
     save_every = args.save_every or options.eval_every
     saved = current.step
+    steps = steps_of(current, material)
     try:
-        for step in steps_of(current, material):
+        for step in steps:
             if step.number == 1:
                 guess = guessing_loss(current.tokenizer.vocab_size)
                 progress.note(f"first loss {step.loss:.3f}: random guessing would cost {guess:.3f}")
@@ -186,7 +188,10 @@ def _train(
             f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
             f"high, try a tenth of it; {_left_behind(out, saved)}"
         ) from None
+    except UserError as error:  # a worker died
+        raise UserError(f"{error}; {_left_behind(out, saved)}") from None
     finally:
+        steps.close()
         progress.clear()
 
 
