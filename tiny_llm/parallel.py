@@ -22,6 +22,7 @@ import ctypes
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from array import array
@@ -135,7 +136,7 @@ class Workers:
         _write(self.weights, _vectors(self.model.parameters))
         for worker, share in zip(self.workers, others):
             with _noticing_death(worker):
-                worker.connection.send(share)
+                _send(worker.connection, share)
         with use(self.matmul):
             loss, gradients = loss_and_gradients(self.model, own.contexts, own.targets)
         loss *= own.weight
@@ -190,6 +191,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def _send(connection: Any, message: Any) -> None:
+    """Send a message (`Connection.send` leaves a buffer that CPython 3.13.0 complains of)."""
+    connection.send_bytes(pickle.dumps(message))
+
+
+def _receive(connection: Any) -> Any:
+    """The message that `_send` sent from the other end."""
+    return pickle.loads(connection.recv_bytes())
+
+
 # ---------------------------------------------------------------- in a worker
 
 
@@ -199,12 +210,12 @@ def _work(model: LanguageModel, matmul: str, connection: Any, weights: Any, slop
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with use(matmul), suppress(EOFError, OSError):
         while True:
-            share = connection.recv()
+            share = _receive(connection)
             try:
                 answer: Union[float, str] = _compute(model, share, weights, slopes)
             except Exception as error:
                 answer = f"{type(error).__name__}: {error}"
-            connection.send(answer)
+            _send(connection, answer)
 
 
 def _compute(model: LanguageModel, share: Share, weights: Any, slopes: Any) -> float:
@@ -255,7 +266,7 @@ def _noticing_death(worker: Worker) -> Iterator[None]:
 def _answer(worker: Worker) -> float:
     """The loss of the worker's share, once it is done. Raises WorkerDied."""
     with _noticing_death(worker):
-        answer: Union[float, str] = worker.connection.recv()
+        answer: Union[float, str] = _receive(worker.connection)
     if isinstance(answer, str):
         raise WorkerDied(f"a worker process failed ({answer})")
     return answer
