@@ -100,9 +100,9 @@ def small() -> Figures:
     rounds = 6 if sys.implementation.name == "pypy" else 3
     seconds, best = [], dict.fromkeys(shapes, float("inf"))
     for _ in range(rounds):
-        seconds.append(mean_seconds(step, 1))
         for times in bench.time_products(sorted(shapes), seconds=0.0, longest=0.6):
             best[times.shape] = min(best[times.shape], *times.seconds.values())
+        seconds.append(mean_seconds(step, 1))
     count = bench.multiply_adds(shapes.elements())
     largest = size.main_product
     return {

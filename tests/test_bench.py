@@ -1,12 +1,14 @@
 """What is measured is what is claimed: the counts are exact, the yardstick is the same model."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 from pytest import approx
 
-from benchmarks import autograd
+from benchmarks import autograd, performance
 from tiny_llm import AdamW, ModernConfig, ModernLanguageModel, bench, cross_entropy, matmul
 from tiny_llm.bench import QUICK, SIZES, ProductTimes, Size, StepTime
 from tiny_llm.cli import main
@@ -144,3 +146,30 @@ def test_bench_prints_json(capsys):
         assert min(product["nanoseconds"].values()) > 0
     for step in results["steps"]:
         assert step["tokens_per_second"] == approx(step["tokens"] / step["seconds"])
+
+
+def test_the_section_of_the_readme_shows_every_interpreter_and_figure():
+    results = json.loads(performance.RESULTS.read_text("utf-8"))
+    table, _, note = performance.section(results).partition("\n\n")
+    head, _, *rows = table.splitlines()
+    assert len(rows) == len(performance.ROWS)
+    assert all(row.count("|") == len(results["pythons"]) + 2 for row in [head, *rows])
+    assert results["machine"] in note
+    page = f"before\n{performance.BEGIN}old{performance.END}\nafter\n"
+    assert performance.rendered(page, results) == page.replace("old", performance.section(results))
+    assert performance.rendered("no marks", results) == "no marks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["products.py", "performance.py"])
+def test_the_scripts_run(script, tmp_path):
+    flags = {"products.py": ["--quick"], "performance.py": ["--child", "startup"]}[script]
+    done = subprocess.run(
+        [sys.executable, performance.ROOT / "benchmarks" / script, *flags],
+        env={**os.environ, "PYTHONPATH": str(performance.ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
