@@ -307,3 +307,14 @@ def test_a_whole_file_with_wrong_content_is_refused(run, wrong, change, capsys):
     assert (code, err.count("\n")) == (1, 1), err
     assert err.startswith(f"tiny-lm: error: {run} ")
     assert "Error" not in err
+
+
+@pytest.mark.reference
+def test_safetensors_and_pytorch_open_a_checkpoint(run):
+    numpy = pytest.importorskip("safetensors.numpy")
+    pytorch = pytest.importorskip("safetensors.torch")
+    tensors, metadata = checkpoint.load(run)
+    for loaded in (numpy.load_file(run), pytorch.load_file(run)):
+        assert {name: tensor.tolist() for name, tensor in loaded.items()} == tensors
+    with pytest.importorskip("safetensors").safe_open(run, framework="pt") as file:
+        assert json.loads(file.metadata()["tiny_llm"]) == metadata
