@@ -224,7 +224,8 @@ def attention_with_dq_and_dk_swapped(dout, q, k, v):
 
 def attention_that_sees_the_future(dout, q, k, v):
     cache = attention(q, k, v)[1]
-    return attention_backward(dout, cache._replace(weights=[softmax(row) for row in cache.scores]))
+    scores = scaled(matmul_bt(q, k), 1 / math.sqrt(len(q[0])))
+    return attention_backward(dout, cache._replace(weights=list(map(softmax, scores))))
 
 
 def attention_without_softmax(dout, q, k, v):

@@ -94,32 +94,31 @@ def distances(rows: Rows, columns: Rows) -> Matrix:
         |r - c|^2 = |r|^2 + |c|^2 - 2 r c        r c = (|r|^2 + |c|^2 - |r - c|^2) / 2
 
     (the polarization identity). Every term carries an error of about 1e-16 times |r|^2 + |c|^2,
-    so r and c must be of similar size: where norms differ by more than `BALANCED`, each is first
-    scaled to about 1 by a power of two, which is exact. Then the error is below 1e-8 |r| |c|, and
-    for norms within 100 of each other below 1e-13 |r| |c|.
+    so r and c must be of similar size: one that is more than `BALANCED` times shorter than the
+    longest is first scaled up by a power of two, which is exact. Then the error is below
+    1e-8 |r| |c|, and for norms within 100 of each other below 1e-13 |r| |c|.
     """
     rows, columns = list(map(tuple, rows)), list(map(tuple, columns))
     row_norms, column_norms = _norms(rows), _norms(columns)
     norms = [norm for norm in row_norms + column_norms if norm] or [1.0]
-    if not (min(norms) > 1e-150 and max(norms) < 1e150):  # their squares leave the range; or NaN
+    if not (min(norms) > 1e-150 and sum(norms) < 1e150):  # their squares leave the range; or NaN
         return float64(rows, columns)
-    if BALANCED * min(norms) > max(norms):
-        return _distances(rows, columns, row_norms, column_norms)
-    row_scales, column_scales = _powers_of_two(row_norms), _powers_of_two(column_norms)
-    rows, columns = _divided(rows, row_scales), _divided(columns, column_scales)
-    product = _distances(rows, columns, _norms(rows), _norms(columns))
+    largest = max(norms)
+    row_scales = _balancing_scales(row_norms, largest)
+    column_scales = _balancing_scales(column_norms, largest)
+    product = _distances(_divided(rows, row_scales), _divided(columns, column_scales))
+    if any(scale != 1 for scale in column_scales):
+        product = [list(map(mul, row, column_scales)) for row in product]
     return [
-        [value * scale * s for value, s in zip(row, column_scales)]
+        row if scale == 1 else [value * scale for value in row]
         for row, scale in zip(product, row_scales)
     ]
 
 
-def _distances(
-    rows: Rows, columns: Rows, row_norms: Sequence[float], column_norms: Sequence[float]
-) -> Matrix:
+def _distances(rows: Rows, columns: Rows) -> Matrix:
     dist = math.dist
-    row_halves = [0.5 * norm * norm for norm in row_norms]
-    column_halves = [0.5 * norm * norm for norm in column_norms]
+    row_halves = [0.5 * norm * norm for norm in _norms(rows)]
+    column_halves = [0.5 * norm * norm for norm in _norms(columns)]
     return [
         [
             half + other - 0.5 * d * d
@@ -135,13 +134,19 @@ def _norms(rows: Rows) -> Vector:
     return list(map(math.dist, rows, repeat(origin)))
 
 
-def _powers_of_two(norms: Vector) -> Vector:
-    """For each norm the power of two just above it; 1 for 0."""
-    return [math.ldexp(1.0, math.frexp(norm)[1]) if norm else 1.0 for norm in norms]
+def _balancing_scales(norms: Vector, largest: float) -> Vector:
+    """What to divide each row by: 1, or a power of two that makes a far shorter one as long."""
+    return [
+        1.0 if norm == 0 or BALANCED * norm > largest else 2.0 ** round(math.log2(norm / largest))
+        for norm in norms
+    ]
 
 
-def _divided(rows: Rows, scales: Vector) -> list[tuple[float, ...]]:
-    return [tuple([value / scale for value in row]) for row, scale in zip(rows, scales)]
+def _divided(rows: Rows, scales: Vector) -> Rows:
+    return [
+        row if scale == 1 else tuple([value / scale for value in row])
+        for row, scale in zip(rows, scales)
+    ]
 
 
 FACTOR_BITS = 23  # of the integers that numbers are rounded to
@@ -210,7 +215,8 @@ def _in_order(sequence: Any) -> Any:
 
 # ---------------------------------------------------------------- which way
 
-float64 = unrolled if PYPY else sumprod if sys.version_info >= (3, 12) else mapped
+HAS_SUMPROD = sys.version_info >= (3, 12)
+float64 = unrolled if PYPY else sumprod if HAS_SUMPROD else mapped
 
 WAYS: dict[str, Callable[[Rows, Rows], Matrix]] = {
     "loops": loops,
@@ -220,7 +226,7 @@ WAYS: dict[str, Callable[[Rows, Rows], Matrix]] = {
     "lanes": lanes,
     "float64": float64,
 }
-if sys.version_info >= (3, 12):
+if HAS_SUMPROD:
     WAYS["sumprod"] = sumprod
 
 _way = "float64"
@@ -234,11 +240,11 @@ def fastest(n: int, k: int, m: int) -> str:
     """
     if PYPY:
         return "unrolled"
-    if n >= 96 and m >= 96:
+    if n * m >= 64 * (n + m):
         return "lanes"  # packing pays for itself
-    if n >= 8 and m >= 8:
-        return "distances"  # so does measuring every row
-    return "float64"
+    if HAS_SUMPROD:
+        return "sumprod" if min(n, m) <= 8 else "distances"  # few rows to share a norm with
+    return "unrolled" if k * min(n, m) <= 32 else "distances"
 
 
 @contextmanager
@@ -264,8 +270,10 @@ def _product(rows: Rows, columns: Rows) -> Matrix:
     return WAYS[way](rows, columns)
 
 
-def transpose(a: Rows) -> list[tuple[float, ...]]:
+def transpose(a: Rows) -> Rows:
     """The columns of a as rows: N x M -> M x N."""
+    if PYPY and a:  # which takes 5 times as long for a tuple of floats
+        return [[row[j] for row in a] for j in range(len(a[0]))]
     return list(zip(*a))
 
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import add, mul
+from operator import add
 from typing import NamedTuple
 
-from tiny_llm.matmul import Matrix, Vector, matmul, matmul_at, matmul_bt
+from tiny_llm.matmul import Matrix, Vector, dot, matmul, matmul_at, matmul_bt, transpose
 
 # ---------------------------------------------------------------- rung 1: a neural language model
 
@@ -52,7 +52,7 @@ def linear_backward(dy: Matrix, x: Matrix, weight: Matrix) -> tuple[Matrix, Matr
     y[n][o] = sum over i of x[n][i] W[i][o] + b[o], so a weight W[i][o] acts once in every row n,
     with slope x[n][i], and an input x[n][i] acts on every output o, with slope W[i][o].
     """
-    return matmul_bt(dy, weight), matmul_at(x, dy), [sum(column) for column in zip(*dy)]
+    return matmul_bt(dy, weight), matmul_at(x, dy), list(map(sum, transpose(dy)))
 
 
 def tanh(x: Matrix) -> Matrix:
@@ -80,7 +80,7 @@ def softmax_backward(dp: Vector, p: Vector) -> Vector:
     p[j] ((1 if i == j else 0) - p[i]). Added up over j, a score's slope is its p times how far its
     own dp lies above the mean dp, weighted by p.
     """
-    mean = sum(d * q for d, q in zip(dp, p))
+    mean = dot(dp, p)
     return [q * (d - mean) for d, q in zip(dp, p)]
 
 
@@ -122,7 +122,7 @@ class AttentionCache(NamedTuple):
     queries: Matrix  # Q x D
     keys: Matrix  # K x D
     values: Matrix  # K x D
-    scores: Matrix  # Q x K, before softmax; those of keys that a query cannot see mean nothing
+    scores: Matrix  # Q rows, before softmax, each with as many keys as that query sees
     weights: Matrix  # Q x K, each row sums to 1; exactly 0 where a query cannot see
 
 
@@ -140,11 +140,12 @@ def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, At
     2017). D is the width of what is given: in rung 3, that of one head.
     """
     scale = 1 / math.sqrt(len(queries[0]))
-    scores = [[score * scale for score in row] for row in matmul_bt(queries, keys)]  # Q x K
-    weights = []  # Q x K
-    for i, row in enumerate(scores):
-        seen = len(keys) - len(queries) + i + 1  # this bound is the causal mask
-        weights.append(softmax(row[:seen]) + [0.0] * (len(keys) - seen))
+    unseen = len(queries) - 1  # keys that come after the first query's position
+    scores, weights = [], []
+    for i, row in enumerate(matmul_bt(queries, keys)):
+        seen = len(keys) - unseen + i  # this bound is the causal mask
+        scores.append([score * scale for score in row[:seen]])
+        weights.append(softmax(scores[-1]) + [0.0] * (len(keys) - seen))
     out = matmul(weights, values)  # Q x D
     return out, AttentionCache(queries, keys, values, scores, weights)
 
@@ -203,7 +204,7 @@ def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNorm
     for row in x:
         mean = sum(row) / len(row)
         centred = [value - mean for value in row]
-        variance = sum(value * value for value in centred) / len(row)
+        variance = dot(centred, centred) / len(row)
         inverse = 1 / math.sqrt(variance + LAYER_NORM_EPSILON)
         unit = [value * inverse for value in centred]
         y.append([value * g + b for value, g, b in zip(unit, gain, bias)])
@@ -229,10 +230,10 @@ def layer_norm_backward(
     for drow, unit, inverse in zip(dy, *cache):
         dn = [d * g for d, g in zip(drow, gain)]
         mean = sum(dn) / len(dn)
-        along = sum(d * n for d, n in zip(dn, unit)) / len(dn)
+        along = dot(dn, unit) / len(dn)
         dx.append([(d - mean - n * along) * inverse for d, n in zip(dn, unit)])
-    dgain = [sum(map(mul, *columns)) for columns in zip(zip(*dy), zip(*cache.normalized))]
-    return dx, dgain, [sum(column) for column in zip(*dy)]
+    dy_columns, unit_columns = transpose(dy), transpose(cache.normalized)
+    return dx, list(map(dot, dy_columns, unit_columns)), list(map(sum, dy_columns))
 
 
 GELU_SCALE = math.sqrt(2 / math.pi)
@@ -245,22 +246,23 @@ def gelu(x: Matrix) -> Matrix:
     A smooth switch: near 0 for negative x, near x for positive x (Hendrycks and Gimpel, 2016, in
     the tanh form that GPT-2 uses).
     """
-    return [[0.5 * v * (1 + math.tanh(_gelu_angle(v))) for v in row] for row in x]
+    return [
+        [0.5 * v * (1 + math.tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))) for v in row]
+        for row in x
+    ]
 
 
 def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
     """dx = dy (0.5 (1 + t) + 0.5 x (1 - t^2) angle'(x)), t = tanh(angle(x)): the product rule."""
-    return [[d * _gelu_slope(v) for d, v in zip(*rows)] for rows in zip(dy, x)]
-
-
-def _gelu_angle(v: float) -> float:
-    return GELU_SCALE * (v + GELU_CUBIC * v * v * v)
-
-
-def _gelu_slope(v: float) -> float:
-    t = math.tanh(_gelu_angle(v))
-    angle_slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v)
-    return 0.5 * (1 + t) + 0.5 * v * (1 - t * t) * angle_slope
+    dx = []
+    for drow, row in zip(dy, x):
+        dx_row = []
+        for d, v in zip(drow, row):
+            t = math.tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))
+            angle_slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v)
+            dx_row.append(d * 0.5 * (1 + t + v * (1 - t * t) * angle_slope))
+        dx.append(dx_row)
+    return dx
 
 
 def split_columns(x: Matrix, parts: int) -> list[Matrix]:

@@ -8,7 +8,7 @@ small step the other way. How small follows a schedule: longer steps first, shor
 
 from __future__ import annotations
 
-import math
+from math import cos, pi, sqrt
 from typing import Protocol
 
 from tiny_llm.contract import Parameters, Tensor, rows_of
@@ -77,21 +77,22 @@ class AdamW:
     def update(self, parameters: Parameters, gradients: Parameters) -> None:
         """One step, in place. `gradients` has the names and shapes of `parameters`."""
         self.steps += 1
-        beta1, beta2, epsilon = self.beta1, self.beta2, self.epsilon
-        rate = self.learning_rate / (1 - beta1**self.steps)
-        v_scale = 1 / math.sqrt(1 - beta2**self.steps)
+        beta1, beta2 = self.beta1, self.beta2
+        gain1, gain2 = 1 - beta1, 1 - beta2
+        # m' / (sqrt(v') + epsilon), with both corrections taken out of the loop
+        v_scale = 1 / sqrt(1 - beta2**self.steps)
+        rate = self.learning_rate / (1 - beta1**self.steps) / v_scale
+        epsilon = self.epsilon / v_scale
         for name, tensor in parameters.items():
             is_matrix = isinstance(tensor[0], list)
             keep = 1 - self.learning_rate * self.weight_decay if is_matrix else 1.0
             tensors = (tensor, gradients[name], self._moment("m." + name, tensor),
                        self._moment("v." + name, tensor))  # fmt: skip
-            for w, g, m, v in zip(*map(rows_of, tensors)):
-                m[:] = [beta1 * a + (1 - beta1) * s for a, s in zip(m, g)]
-                v[:] = [beta2 * a + (1 - beta2) * s * s for a, s in zip(v, g)]
-                w[:] = [
-                    keep * x - rate * a / (math.sqrt(b) * v_scale + epsilon)
-                    for x, a, b in zip(w, m, v)
-                ]
+            for weights, slopes, m, v in zip(*map(rows_of, tensors)):
+                for i, slope in enumerate(slopes):
+                    m[i] = average = beta1 * m[i] + gain1 * slope
+                    v[i] = square = beta2 * v[i] + gain2 * slope * slope
+                    weights[i] = keep * weights[i] - rate * average / (sqrt(square) + epsilon)
 
     def _moment(self, name: str, tensor: Tensor) -> Tensor:
         """The running average of this name: zeros in the shape of `tensor` at first."""
@@ -114,4 +115,4 @@ def cosine_schedule(
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + cos(pi * done)))
