@@ -156,7 +156,7 @@ LANE_BITS = 64
 # from the next one: one unit where the largest product is 2^46.)
 LONGEST_SUM = 1 << (LANE_BITS - 2 - 2 * FACTOR_BITS)
 # Adding 1.5 * 2^52 to a small float rounds it to a whole number n and leaves the bits of the sum at
-# ROUNDER_BITS + n: a float turned into an integer without leaving C.
+# ROUNDER_BITS + n, n itself in the lower half: floats turned into integers without leaving C.
 ROUNDER = 1.5 * 2.0**52
 ROUNDER_BITS = int.from_bytes(array("d", [ROUNDER]), sys.byteorder)
 
@@ -188,7 +188,7 @@ def lanes(rows: Rows, columns: Rows) -> Matrix:
     product = []
     for row, maximum in zip(rows, row_maxima):
         scale = largest / maximum if maximum else 0.0
-        total = sum(map(mul, [round(value * scale) for value in row], packed))
+        total = sum(map(mul, _rounded(row, scale), packed))
         cut = memoryview(total.to_bytes(8 * len(columns), sys.byteorder, signed=True)).cast("q")
         product.append([value * maximum * unit for value, unit in zip(_in_order(cut), units)])
     return product
@@ -197,6 +197,12 @@ def lanes(rows: Rows, columns: Rows) -> Matrix:
 def _are_finite(rows: Rows) -> bool:
     """Whether the rows hold no NaN and no infinity, and do not add up to one."""
     return math.isfinite(sum(map(sum, rows)))
+
+
+def _rounded(row: Sequence[float], scale: float) -> array[int]:
+    """Each number times the scale, as a whole number below 2^31."""
+    halves = array("i", array("d", [value * scale + ROUNDER for value in row]).tobytes())
+    return halves[::2] if sys.byteorder == "little" else halves[1::2]
 
 
 def _pack(columns: Rows, scales: Vector) -> list[int]:

@@ -35,7 +35,7 @@ from tiny_llm.contract import LanguageModel, Parameters, Tensor, rows_of
 from tiny_llm.matmul import Vector, use
 from tiny_llm.training import loss_and_gradients
 
-PAYS = 1e7  # multiply-adds in a step
+PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
 
 
 class WorkerDied(RuntimeError):
@@ -173,15 +173,17 @@ def shares(
 
 
 def default_count(model: LanguageModel, batch_size: int) -> int:
-    """How many processes suit batches of so many contexts: 1, or one for each core.
+    """How many processes suit batches of so many contexts: 1, or one for each core."""
+    return 1 if step_cost(model, batch_size) < PAYS else min(cores(), batch_size)
 
-    A prediction costs about three multiply-adds for each parameter: one in the forward, two in the
-    backward.
+
+def step_cost(model: LanguageModel, batch_size: int) -> int:
+    """About how many multiply-adds a step takes.
+
+    A prediction costs three for each parameter: one in the forward, two in the backward.
     """
     numbers = sum(map(len, _vectors(model.parameters)))
-    if 3 * numbers * batch_size * model.targets_per_context < PAYS:
-        return 1
-    return min(cores(), batch_size)
+    return 3 * numbers * batch_size * model.targets_per_context
 
 
 def cores() -> int:
