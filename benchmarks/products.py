@@ -5,8 +5,7 @@
 
 Prints the nanoseconds that one multiply-add takes in each way, a line for each shape N x K times
 K x M, and behind it the fastest way and the one that `auto` takes. Then the best rules that could
-stand in `matmul.fastest` (lanes from so many rows and columns on, the float64 way below so many),
-with what they lose against always knowing the fastest way.
+stand in `matmul.fastest`, with what they lose against always knowing the fastest way.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from tiny_llm.bench import ProductTimes
 SIDES = (4, 8, 16, 32, 64, 128, 256, 768)  # N and M
 INNER = (4, 8, 16, 32, 64, 128, 512)  # K
 LARGEST = 2**26  # multiply-adds of one product
-THRESHOLDS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 10**6)
+SMALL = (0, 4, 8, 16, 32, 64, 128)  # constants to try in `rule`
+LANES_FROM = (32, 40, 48, 56, 64, 72, 80, 96, 128, 256)
 
 
 def grid(quick: bool) -> list[tuple[int, int, int]]:
@@ -51,19 +51,25 @@ def line(times: ProductTimes) -> str:
     return f"{shape:<16}{''.join(cells)}  {times.best:<12}{times.chosen}{note}"
 
 
-def excess(products: list[ProductTimes], float64_below: int, lanes_from: int) -> float:
+def rule(shape: bench.Shape, small: int, lanes_from: int) -> str:
+    """The way that `matmul.fastest` would take on CPython with these two constants in it."""
+    n, k, m = shape
+    if n * m >= lanes_from * (n + m):
+        return "lanes"
+    if matmul.HAS_SUMPROD:
+        return "sumprod" if min(n, m) <= small else "distances"
+    return "unrolled" if k * min(n, m) <= small else "distances"
+
+
+def excess(products: list[ProductTimes], small: int, lanes_from: int) -> float:
     """How much longer than the fastest way a rule takes: the mean of log(time / best time).
 
-    The rule: lanes where N and M are `lanes_from` or more, the float64 way where one of them is
-    below `float64_below`, else distances. A mean of logarithms, because a slow small product is as
-    bad for a small model as a slow large one is for a large model.
+    A mean of logarithms, because a slow small product is as bad for a small model as a slow large
+    one is for a large model.
     """
-    exact = next(way for way in bench.ways() if matmul.WAYS[way] is matmul.float64)
     logs = []
     for times in products:
-        side = min(times.shape[0], times.shape[2])
-        way = "lanes" if side >= lanes_from else exact if side < float64_below else "distances"
-        seconds = times.seconds.get(way, math.inf)  # left out: too slow to be measured
+        seconds = times.seconds.get(rule(times.shape, small, lanes_from), math.inf)
         logs.append(math.log(seconds / times.seconds[times.best]))
     return sum(logs) / len(logs)
 
@@ -71,16 +77,14 @@ def excess(products: list[ProductTimes], float64_below: int, lanes_from: int) ->
 def rules(products: list[ProductTimes]) -> list[str]:
     """The ten best rules, one line each."""
     found = sorted(
-        (excess(products, low, high), low, high)
-        for low, high in itertools.product(THRESHOLDS, repeat=2)
-        if low <= high
+        (excess(products, small, high), small, high)
+        for small, high in itertools.product(SMALL, LANES_FROM)
     )
-    never = THRESHOLDS[-1]
+    below = "min(n, m)" if matmul.HAS_SUMPROD else "k * min(n, m)"
     return [
-        f"{math.exp(loss) - 1:>6.1%} above the fastest: float64 where N or M "
-        f"{'is anything' if low == never else f'< {low}'}, lanes where N and M "
-        f"{'are never large enough' if high == never else f'>= {high}'}"
-        for loss, low, high in found[:10]
+        f"{math.exp(loss) - 1:>6.1%} above the fastest: lanes where n * m >= {high} * (n + m), "
+        f"{matmul.fastest(1, 1, 1)} where {below} <= {small}"
+        for loss, small, high in found[:10]
     ]
 
 

@@ -50,7 +50,7 @@ class AttentionConfig:
 
     vocab_size: int
     context_length: int = 8
-    d_model: int = 32
+    d_model: int = 24
 
     def __post_init__(self) -> None:
         check_sizes(self)

@@ -41,7 +41,7 @@ class MLPConfig:
     vocab_size: int
     context_length: int = 6
     d_embedding: int = 16
-    d_hidden: int = 64
+    d_hidden: int = 96
 
     def __post_init__(self) -> None:
         check_sizes(self)

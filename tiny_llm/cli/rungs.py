@@ -29,8 +29,8 @@ class Rung(NamedTuple):
 
 RUNGS = {
     "mlp": Rung(MLPLanguageModel, MLPConfig, "sgd", 0.3, 0, 16, 8),
-    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.4, 0, 16, 10),
-    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.007, 50, 2, 16),
+    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.5, 0, 16, 13),
+    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.01, 100, 4, 18),
 }
 
 
