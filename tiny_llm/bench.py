@@ -21,8 +21,8 @@ from typing import Callable, NamedTuple
 from tiny_llm import matmul
 from tiny_llm.matmul import Matrix, Rows
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
-from tiny_llm.ops import cross_entropy
 from tiny_llm.optimizers import AdamW
+from tiny_llm.training import loss_and_gradients
 
 Shape = tuple[int, int, int]  # N, K, M of a product N x K times K x M
 
@@ -194,9 +194,7 @@ def training_step(size: Size, way: str = "auto", seed: int = 0) -> Callable[[], 
 
     def step() -> float:
         with matmul.use(way):
-            logits, cache = model.forward(contexts)
-            loss, dlogits = cross_entropy(logits, targets)
-            gradients = model.backward(dlogits, cache)
+            loss, gradients = loss_and_gradients(model, contexts, targets)
         optimizer.update(model.parameters, gradients)
         return loss
 
