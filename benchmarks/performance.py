@@ -5,8 +5,8 @@
     python3 benchmarks/performance.py --render              put what was measured in README.md again
 
 Every measurement runs in a process of its own, one at a time, and writes to performance.json. What
-is compared is measured in the same process, in turn, and each time is the best of several, so that
-ratios mean something on a machine that has other things to do.
+is compared is measured in the same process, in turn, and several times, so that ratios mean
+something on a machine that has other things to do.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def micro() -> Figures:
     """A whole step of `micro` against the same step on a graph of single numbers, in seconds.
 
     Each is the mean of some steps in a row, so that it has its part of what Python's collector of
-    cyclic garbage takes; the best of several such rounds, in turn. That collector hardly sees the
-    models of this package, whose numbers are no objects with references; it walks through all of a
-    graph. Hence the yardstick once more without it, where it collects between rounds, untimed.
+    cyclic garbage takes; the median of several such rounds, in turn (the best would be one in which
+    it happened to rest). That collector hardly sees the models of this package, whose numbers are
+    no objects with references; it walks through all of a graph. Hence the yardstick once more
+    without it, where it collects between rounds, untimed.
     """
     from benchmarks import autograd
     from tiny_llm import ModernLanguageModel, bench
@@ -74,7 +75,7 @@ def micro() -> Figures:
         times["autograd_no_gc"].append(mean_seconds(yardstick, 3))
         gc.enable()
         gc.collect()
-    return {name: min(values) for name, values in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def mean_seconds(action: Callable[[], object], runs: int) -> float:

@@ -78,7 +78,8 @@ def unrolled(rows: Rows, columns: Rows) -> Matrix:
                 sum_c += x * c[k]
                 sum_d += x * d[k]
             product_row += (sum_a, sum_b, sum_c, sum_d)
-        product_row += loops([row], columns[in_fours:])[0]
+        if in_fours < len(columns):
+            product_row += loops([row], columns[in_fours:])[0]
         product.append(product_row)
     return product
 
@@ -104,21 +105,22 @@ def distances(rows: Rows, columns: Rows) -> Matrix:
     if not (min(norms) > 1e-150 and sum(norms) < 1e150):  # their squares leave the range; or NaN
         return float64(rows, columns)
     largest = max(norms)
+    if BALANCED * min(norms) > largest:
+        return _distances(rows, columns, row_norms, column_norms)
     row_scales = _balancing_scales(row_norms, largest)
     column_scales = _balancing_scales(column_norms, largest)
-    product = _distances(_divided(rows, row_scales), _divided(columns, column_scales))
-    if any(scale != 1 for scale in column_scales):
-        product = [list(map(mul, row, column_scales)) for row in product]
+    rows, columns = _divided(rows, row_scales), _divided(columns, column_scales)
+    product = _distances(rows, columns, _norms(rows), _norms(columns))
     return [
-        row if scale == 1 else [value * scale for value in row]
+        [value * scale * s for value, s in zip(row, column_scales)]
         for row, scale in zip(product, row_scales)
     ]
 
 
-def _distances(rows: Rows, columns: Rows) -> Matrix:
+def _distances(rows: Rows, columns: Rows, row_norms: Vector, column_norms: Vector) -> Matrix:
     dist = math.dist
-    row_halves = [0.5 * norm * norm for norm in _norms(rows)]
-    column_halves = [0.5 * norm * norm for norm in _norms(columns)]
+    row_halves = [0.5 * norm * norm for norm in row_norms]
+    column_halves = [0.5 * norm * norm for norm in column_norms]
     return [
         [
             half + other - 0.5 * d * d
@@ -300,4 +302,6 @@ def matmul_at(a: Matrix, b: Matrix) -> Matrix:
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
     """The product of two rows of equal length."""
+    if HAS_SUMPROD:
+        return math.sumprod(a, b)  # type: ignore[attr-defined, no-any-return, unused-ignore]
     return sum(map(mul, a, b), 0.0)

@@ -247,7 +247,7 @@ def gelu(x: Matrix) -> Matrix:
     the tanh form that GPT-2 uses).
     """
     return [
-        [0.5 * v * (1 + math.tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))) for v in row]
+        [0.5 * v * (1 + math.tanh(GELU_SCALE * v * (1 + GELU_CUBIC * v * v))) for v in row]
         for row in x
     ]
 
@@ -258,8 +258,9 @@ def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
     for drow, row in zip(dy, x):
         dx_row = []
         for d, v in zip(drow, row):
-            t = math.tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))
-            angle_slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v)
+            bend = GELU_CUBIC * v * v
+            t = math.tanh(GELU_SCALE * v * (1 + bend))
+            angle_slope = GELU_SCALE * (1 + 3 * bend)
             dx_row.append(d * 0.5 * (1 + t + v * (1 - t * t) * angle_slope))
         dx.append(dx_row)
     return dx
