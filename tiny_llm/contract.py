@@ -83,6 +83,19 @@ def rows_of(tensor: Tensor) -> Matrix:
     return list(rows)
 
 
+def scaled(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor times a number, in new lists."""
+    rows = [[factor * value for value in row] for row in rows_of(tensor)]
+    return rows if isinstance(tensor[0], list) else rows[0]
+
+
+def add_scaled(total: Parameters, tensors: Parameters, factor: float) -> None:
+    """total <- total + factor * tensors, in place, number by number: equal names and shapes."""
+    for name, tensor in tensors.items():
+        for row, addend in zip(rows_of(total[name]), rows_of(tensor)):
+            row[:] = [a + factor * b for a, b in zip(row, addend)]
+
+
 def replace_parameters(model: LanguageModel, parameters: Parameters) -> None:
     """Give the model these parameters. Raises ValueError if their names or shapes are others."""
     for name in sorted(model.parameters.keys() ^ parameters.keys()):

@@ -16,7 +16,7 @@ tied to the token embedding, so that one table reads tokens and writes them.
 
 Radford et al. (2019), "Language models are unsupervised multitask learners", after Vaswani et al.
 (2017). Parameters have the names and shapes of Hugging Face's GPT2LMHeadModel, without the leading
-`transformer.`. Dropout is left out.
+`transformer.`. Dropout stands where GPT-2 has it, and drops only in training.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
 from tiny_llm.contract import Parameters, check_contexts, check_sizes, normal
 from tiny_llm.matmul import Matrix, matmul, matmul_at, matmul_bt
 from tiny_llm.ops import (
     AttentionCache,
+    Drop,
     LayerNormCache,
     add_rows,
+    apply_mask,
+    dropout,
     embedding,
     embedding_backward,
     gelu,
@@ -56,9 +59,12 @@ class ModernConfig:
     n_heads: int = 4
     n_layers: int = 1
     tie_embeddings: bool = True
+    dropout: float = 0.0  # the probability of a number to be dropped in training
 
     def __post_init__(self) -> None:
         check_sizes(self)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model {self.d_model} cannot be shared evenly by n_heads {self.n_heads}; "
@@ -75,11 +81,13 @@ class BlockCache(NamedTuple):
     qkv: Matrix  # N x 3D
     heads: list[list[AttentionCache]]  # B x H
     mixed: Matrix  # N x D, the heads side by side
+    mask_1: Optional[Matrix]  # N x D, of dropout
     middle: Matrix  # N x D, x + projected mixture
     ln_2: LayerNormCache
     normed_2: Matrix  # N x D
     wide: Matrix  # N x F, before GELU
     active: Matrix  # N x F, after it
+    mask_2: Optional[Matrix]  # N x D, of dropout
     out: Matrix  # N x D, middle + what the feed-forward network says
 
 
@@ -90,6 +98,7 @@ class ModernCache(NamedTuple):
     positions: list[int]  # N, counted from 0 in each context
     token_rows: Matrix  # N x D
     position_rows: Matrix  # N x D
+    mask: Optional[Matrix]  # N x D, of dropout
     blocks: list[BlockCache]
     ln_f: LayerNormCache
     final: Matrix  # N x D, what the LM head reads
@@ -146,23 +155,30 @@ class ModernLanguageModel:
         table: Matrix = self.parameters[name]
         return table
 
-    def forward(self, contexts: Contexts) -> tuple[Matrix, ModernCache]:
-        """B contexts -> N x V logits, cache. Raises ValueError for a context it cannot read."""
+    def forward(
+        self, contexts: Contexts, dropout_rng: Optional[random.Random] = None
+    ) -> tuple[Matrix, ModernCache]:
+        """B contexts -> N x V logits, cache. Raises ValueError for a context it cannot read.
+
+        Drops only when it is given a generator to draw from.
+        """
+        rate = self.config.dropout
+        drop = Drop(rate, dropout_rng) if rate and dropout_rng else None
         check_contexts(contexts, self.config)
         tokens = [token for context in contexts for token in context]  # N
         positions = [place for context in contexts for place in range(len(context))]  # N
         token_rows = embedding(tokens, self.parameters["wte.weight"])  # N x D
         position_rows = embedding(positions, self.parameters["wpe.weight"])  # N x D
-        x = add_rows(token_rows, position_rows)
+        x, mask = dropout(add_rows(token_rows, position_rows), drop)
         lengths = [len(context) for context in contexts]
         blocks = []
         for layer in range(self.config.n_layers):
-            blocks.append(self._block(f"h.{layer}.", x, lengths))
+            blocks.append(self._block(f"h.{layer}.", x, lengths, drop))
             x = blocks[-1].out
         final, ln_f = layer_norm(x, *self._layer("ln_f"))
         logits = matmul_bt(final, self._head)  # N x V
         return logits, ModernCache(
-            tokens, positions, token_rows, position_rows, blocks, ln_f, final
+            tokens, positions, token_rows, position_rows, mask, blocks, ln_f, final
         )
 
     def backward(self, dlogits: Matrix, cache: ModernCache) -> Parameters:
@@ -174,6 +190,7 @@ class ModernLanguageModel:
         dx = self._layer_norm_backward("ln_f", dfinal, cache.ln_f, g)
         for layer in reversed(range(size.n_layers)):
             dx = self._block_backward(f"h.{layer}.", dx, cache.blocks[layer], g)
+        dx = apply_mask(dx, cache.mask)
         g["wte.weight"] = embedding_backward(dx, cache.tokens, size.vocab_size)
         g["wpe.weight"] = embedding_backward(dx, cache.positions, size.context_length)
         if size.tie_embeddings:  # one table, used at both ends: its slopes add up
@@ -182,19 +199,22 @@ class ModernLanguageModel:
             g["lm_head.weight"] = dhead
         return g
 
-    def _block(self, name: str, x: Matrix, lengths: list[int]) -> BlockCache:
+    def _block(self, name: str, x: Matrix, lengths: list[int], drop: Optional[Drop]) -> BlockCache:
         """N x D -> a cache whose `out` is N x D: attention, then feed-forward, each added to x."""
         normed_1, ln_1 = layer_norm(x, *self._layer(name + "ln_1"))
         qkv = linear(normed_1, *self._layer(name + "attn.c_attn"))  # N x 3D
-        mixed, heads = multi_head_attention(qkv, self.config.n_heads, lengths)  # N x D
-        middle = add_rows(x, linear(mixed, *self._layer(name + "attn.c_proj")))
+        mixed, heads = multi_head_attention(qkv, self.config.n_heads, lengths, drop)  # N x D
+        projected, mask_1 = dropout(linear(mixed, *self._layer(name + "attn.c_proj")), drop)
+        middle = add_rows(x, projected)
         normed_2, ln_2 = layer_norm(middle, *self._layer(name + "ln_2"))
         wide = linear(normed_2, *self._layer(name + "mlp.c_fc"))  # N x F
         active = gelu(wide)
-        out = add_rows(middle, linear(active, *self._layer(name + "mlp.c_proj")))  # N x D
+        narrow, mask_2 = dropout(linear(active, *self._layer(name + "mlp.c_proj")), drop)
+        out = add_rows(middle, narrow)  # N x D
         return BlockCache(
-            x, ln_1, normed_1, qkv, heads, mixed, middle, ln_2, normed_2, wide, active, out
-        )
+            x, ln_1, normed_1, qkv, heads, mixed, mask_1, middle,
+            ln_2, normed_2, wide, active, mask_2, out,
+        )  # fmt: skip
 
     def _block_backward(self, name: str, dout: Matrix, cache: BlockCache, g: Parameters) -> Matrix:
         """N x D -> dx, N x D; the block's own gradients go into g.
@@ -202,11 +222,13 @@ class ModernLanguageModel:
         At each residual connection the slope goes two ways, straight back and through the layers,
         and where the two meet again they add up.
         """
-        dactive = self._linear_backward(name + "mlp.c_proj", dout, cache.active, g)  # N x F
+        dnarrow = apply_mask(dout, cache.mask_2)  # N x D
+        dactive = self._linear_backward(name + "mlp.c_proj", dnarrow, cache.active, g)  # N x F
         dwide = gelu_backward(dactive, cache.wide)
         dnormed_2 = self._linear_backward(name + "mlp.c_fc", dwide, cache.normed_2, g)  # N x D
         dmiddle = add_rows(dout, self._layer_norm_backward(name + "ln_2", dnormed_2, cache.ln_2, g))
-        dmixed = self._linear_backward(name + "attn.c_proj", dmiddle, cache.mixed, g)  # N x D
+        dprojected = apply_mask(dmiddle, cache.mask_1)  # N x D
+        dmixed = self._linear_backward(name + "attn.c_proj", dprojected, cache.mixed, g)  # N x D
         dqkv = multi_head_attention_backward(dmixed, self.config.n_heads, cache.heads)  # N x 3D
         dnormed_1 = self._linear_backward(name + "attn.c_attn", dqkv, cache.normed_1, g)  # N x D
         return add_rows(dmiddle, self._layer_norm_backward(name + "ln_1", dnormed_1, cache.ln_1, g))

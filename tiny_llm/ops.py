@@ -19,9 +19,10 @@ changes what it is given.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
-from operator import add
-from typing import NamedTuple
+from operator import add, mul
+from typing import NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector, dot, matmul, matmul_at, matmul_bt, transpose
 
@@ -117,16 +118,19 @@ def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix
 
 
 class AttentionCache(NamedTuple):
-    """What one attention head computed: its three inputs, and its Q x K scores and weights."""
+    """What one attention head computed: its three inputs, its Q x K scores, weights and mask."""
 
     queries: Matrix  # Q x D
     keys: Matrix  # K x D
     values: Matrix  # K x D
     scores: Matrix  # Q rows, before softmax, each with as many keys as that query sees
     weights: Matrix  # Q x K, each row sums to 1; exactly 0 where a query cannot see
+    mask: Optional[Matrix] = None  # Q x K, of rung 3's dropout
 
 
-def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, AttentionCache]:
+def attention(
+    queries: Matrix, keys: Matrix, values: Matrix, drop: Optional[Drop] = None
+) -> tuple[Matrix, AttentionCache]:
     """Each query's mixture of the values it may see: Q x D, K x D, K x D -> Q x D, cache.
 
         scores = q k^T / sqrt(D)     weights = softmax(scores)     out = weights v
@@ -137,7 +141,7 @@ def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, At
     Why sqrt(D): a dot product of two vectors of D independent numbers of mean 0 and variance 1 has
     mean 0 and variance D. Divided, its deviation is 1 whatever the width, so softmax does not
     freeze on one key, where its slope would vanish (scaled dot-product attention: Vaswani et al.,
-    2017). D is the width of what is given: in rung 3, that of one head.
+    2017). D is the width of what is given: in rung 3, that of one head. `drop`: see `dropout`.
     """
     scale = 1 / math.sqrt(len(queries[0]))
     unseen = len(queries) - 1  # keys that come after the first query's position
@@ -146,8 +150,9 @@ def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, At
         seen = len(keys) - unseen + i  # this bound is the causal mask
         scores.append([score * scale for score in row[:seen]])
         weights.append(softmax(scores[-1]) + [0.0] * (len(keys) - seen))
-    out = matmul(weights, values)  # Q x D
-    return out, AttentionCache(queries, keys, values, scores, weights)
+    kept, mask = dropout(weights, drop)
+    out = matmul(kept, values)  # Q x D
+    return out, AttentionCache(queries, keys, values, scores, weights, mask)
 
 
 def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Matrix, Matrix]:
@@ -157,10 +162,10 @@ def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Mat
     weights = softmax(scores):     a weight of 0 (a key that was not seen) lets no slope through
     scores = q k^T / sqrt(D):      dq = dscores k / sqrt(D),    dk = dscores^T q / sqrt(D)
     """
-    queries, keys, values, _, weights = cache
+    queries, keys, values, _, weights, mask = cache
     scale = 1 / math.sqrt(len(queries[0]))
-    dweights = matmul_bt(dout, values)  # Q x K
-    dvalues = matmul_at(weights, dout)  # K x D
+    dweights = apply_mask(matmul_bt(dout, values), mask)  # Q x K
+    dvalues = matmul_at(apply_mask(weights, mask), dout)  # K x D
     dscores = [softmax_backward(*rows) for rows in zip(dweights, weights)]  # Q x K
     dscores = [[slope * scale for slope in row] for row in dscores]
     return matmul(dscores, keys), matmul_at(dscores, queries), dvalues
@@ -266,6 +271,33 @@ def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
     return dx
 
 
+class Drop(NamedTuple):
+    """How to drop: the probability of each number to be dropped, and where chance comes from."""
+
+    rate: float
+    rng: random.Random
+
+
+def dropout(x: Matrix, drop: Optional[Drop]) -> tuple[Matrix, Optional[Matrix]]:
+    """Each number becomes 0 with probability `rate`, else is divided by 1 - rate: -> y, mask.
+
+    Nothing can be relied on then, so the network spreads what it knows instead of learning its text
+    by heart (Srivastava et al., 2014). Dividing keeps the mean of each number as it is without
+    dropout, which is only for training. Without a `drop`, y is x itself and there is no mask.
+    """
+    if drop is None:
+        return x, None
+    rate, rng = drop
+    kept = 1 / (1 - rate)
+    mask = [[0.0 if rng.random() < rate else kept for _ in row] for row in x]
+    return apply_mask(x, mask), mask
+
+
+def apply_mask(x: Matrix, mask: Optional[Matrix]) -> Matrix:
+    """x * mask, number by number: y = x * mask, so dropout's backward is dx = dy * mask."""
+    return x if mask is None else [list(map(mul, *rows)) for rows in zip(x, mask)]
+
+
 def split_columns(x: Matrix, parts: int) -> list[Matrix]:
     """A matrix cut into `parts` equally wide ones: N x (parts C) -> parts of N x C."""
     width = len(x[0]) // parts
@@ -278,7 +310,7 @@ def join_columns(parts: list[Matrix]) -> Matrix:
 
 
 def multi_head_attention(
-    qkv: Matrix, n_heads: int, lengths: Sequence[int]
+    qkv: Matrix, n_heads: int, lengths: Sequence[int], drop: Optional[Drop] = None
 ) -> tuple[Matrix, list[list[AttentionCache]]]:
     """Attention among the positions of each sequence: N x 3D, B lengths -> N x D, B x H caches.
 
@@ -291,7 +323,7 @@ def multi_head_attention(
     for rows in split_rows(qkv, lengths):  # T x 3D
         blocks = split_columns(rows, 3 * n_heads)  # 3H of T x D/H
         queries, keys, values = blocks[:n_heads], blocks[n_heads:-n_heads], blocks[-n_heads:]
-        heads = [attention(*head) for head in zip(queries, keys, values)]
+        heads = [attention(*head, drop) for head in zip(queries, keys, values)]
         out += join_columns([head_out for head_out, _ in heads])  # T x D
         caches.append([cache for _, cache in heads])
     return out, caches

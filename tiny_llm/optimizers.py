@@ -4,6 +4,7 @@
 
 The gradient says for each weight how the loss rises when that weight does. An optimizer takes a
 small step the other way. How small follows a schedule: longer steps first, shorter ones at the end.
+A gradient of unusual size is clipped first, so that one odd batch cannot undo the work of many.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from math import cos, pi, sqrt
 from typing import Protocol
 
 from tiny_llm.contract import Parameters, Tensor, rows_of
+from tiny_llm.matmul import dot
 
 
 class Optimizer(Protocol):
@@ -24,6 +26,24 @@ class Optimizer(Protocol):
 
     def update(self, parameters: Parameters, gradients: Parameters) -> None:
         """One step, in place."""
+
+
+def global_norm(gradients: Parameters) -> float:
+    """The length of all gradients together, as one long vector."""
+    return sqrt(sum(dot(row, row) for tensor in gradients.values() for row in rows_of(tensor)))
+
+
+def clip_by_global_norm(gradients: Parameters, norm: float, limit: float) -> None:
+    """Shorten gradients of this global norm to the limit, in place, if they are longer.
+
+    All by the same factor, so the direction stays (Pascanu, Mikolov and Bengio, 2013). The 1e-6 is
+    PyTorch's; it keeps the result a hair below the limit.
+    """
+    factor = limit / (norm + 1e-6)
+    if factor < 1:
+        for tensor in gradients.values():
+            for row in rows_of(tensor):
+                row[:] = [factor * slope for slope in row]
 
 
 class SGD:

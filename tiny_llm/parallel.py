@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Optional, Union
 
 from tiny_llm.batches import Contexts, Targets
-from tiny_llm.contract import LanguageModel, Parameters, Tensor, rows_of
+from tiny_llm.contract import LanguageModel, Parameters, rows_of, scaled
 from tiny_llm.matmul import Vector, use
 from tiny_llm.training import loss_and_gradients
 
@@ -48,6 +48,7 @@ class Share(NamedTuple):
     contexts: Contexts
     targets: Targets
     weight: float  # its part of all predictions
+    dropout_seed: Optional[str] = None
 
 
 class Worker(NamedTuple):
@@ -114,15 +115,24 @@ class Workers:
             worker.connection.close()
         self.workers = []
 
-    def gradients(self, contexts: Contexts, targets: Targets) -> tuple[float, Parameters]:
+    def gradients(
+        self, contexts: Contexts, targets: Targets, dropout_seed: Optional[str] = None
+    ) -> tuple[float, Parameters]:
         """The mean loss of the batch and its gradients, as from `loss_and_gradients`.
 
-        Raises WorkerDied, and what the model raises; the workers are closed then.
+        Each share drops by a seed of its own. Raises WorkerDied, and what the model raises; the
+        workers are closed then.
         """
-        own, *others = shares(contexts, targets, self.model.targets_per_context, self.count)
-        if not others:
+        parts = shares(contexts, targets, self.model.targets_per_context, self.count)
+        if len(parts) == 1:
             with use(self.matmul):
-                return loss_and_gradients(self.model, contexts, targets)
+                return loss_and_gradients(self.model, contexts, targets, dropout_seed)
+        if dropout_seed is not None:
+            parts = [
+                part._replace(dropout_seed=f"{dropout_seed}, share {number}")
+                for number, part in enumerate(parts)
+            ]
+        own, *others = parts
         try:
             return self._together(own, others)
         except BaseException:
@@ -138,10 +148,12 @@ class Workers:
             with _noticing_death(worker):
                 _send(worker.connection, share)
         with use(self.matmul):
-            loss, gradients = loss_and_gradients(self.model, own.contexts, own.targets)
+            loss, gradients = loss_and_gradients(
+                self.model, own.contexts, own.targets, own.dropout_seed
+            )
         loss *= own.weight
         in_order = {name: gradients[name] for name in self.model.parameters if gradients}
-        total = {name: _scaled(tensor, own.weight) for name, tensor in in_order.items()}
+        total = {name: scaled(tensor, own.weight) for name, tensor in in_order.items()}
         for worker, share in zip(self.workers, others):
             loss += share.weight * _answer(worker)
         if not math.isfinite(loss):
@@ -223,7 +235,7 @@ def _work(model: LanguageModel, matmul: str, connection: Any, weights: Any, slop
 def _compute(model: LanguageModel, share: Share, weights: Any, slopes: Any) -> float:
     """The mean loss of the share; its gradients go to `slopes`."""
     _read(weights, _vectors(model.parameters))
-    loss, gradients = loss_and_gradients(model, share.contexts, share.targets)
+    loss, gradients = loss_and_gradients(model, share.contexts, share.targets, share.dropout_seed)
     if gradients:
         in_order = {name: gradients[name] for name in model.parameters}
         _write(slopes, ([share.weight * g for g in vector] for vector in _vectors(in_order)))
@@ -281,12 +293,6 @@ def _vectors(tensors: Parameters) -> Iterator[Vector]:
     """Every vector and every row of every matrix, in order: the numbers themselves, not a copy."""
     for tensor in tensors.values():
         yield from rows_of(tensor)
-
-
-def _scaled(tensor: Tensor, factor: float) -> Tensor:
-    """The tensor times a number, in new lists."""
-    rows = [[factor * value for value in row] for row in rows_of(tensor)]
-    return rows if isinstance(tensor[0], list) else rows[0]
 
 
 def _write(memory: Any, vectors: Iterator[Vector]) -> None:

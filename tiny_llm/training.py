@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from tiny_llm.batches import Batches, Contexts, Examples, Targets
-from tiny_llm.contract import LanguageModel, Parameters
+from tiny_llm.contract import LanguageModel, Parameters, add_scaled, scaled
 from tiny_llm.matmul import PYPY, use
 from tiny_llm.ops import cross_entropy
-from tiny_llm.optimizers import Optimizer
+from tiny_llm.optimizers import Optimizer, clip_by_global_norm, global_norm
 
 
 class Step(NamedTuple):
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     loss: float  # of this step's batch before its update: mean, in nats per token
     learning_rate: float
     tokens: int  # predictions learned from
+    gradient_norm: float  # before clipping
     val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
 
 
@@ -37,14 +39,16 @@ class Diverged(ArithmeticError):
 
 
 def loss_and_gradients(
-    model: LanguageModel, contexts: Contexts, targets: Targets
+    model: LanguageModel, contexts: Contexts, targets: Targets, dropout_seed: Optional[str] = None
 ) -> tuple[float, Parameters]:
     """The mean loss of a batch in nats per token, and its slopes by every parameter.
 
-    No slopes, {}, if the loss is not finite: they would mean nothing.
+    No slopes, {}, if the loss is not finite: they would mean nothing. With a `dropout_seed`, the
+    model drops what that seed says; only rung 3 does.
     """
+    dropout = {} if dropout_seed is None else {"dropout_rng": random.Random(dropout_seed)}
     with _garbage_collector_paused():
-        logits, cache = model.forward(contexts)
+        logits, cache = model.forward(contexts, **dropout)
         loss, dlogits = cross_entropy(logits, targets)
         return loss, model.backward(dlogits, cache) if math.isfinite(loss) else {}
 
@@ -65,6 +69,36 @@ def _garbage_collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+GradientsOf = Callable[[Contexts, Targets, Optional[str]], tuple[float, Parameters]]
+
+
+def accumulated(
+    gradients_of: GradientsOf,
+    parts: Sequence[tuple[Contexts, Targets]],
+    dropout_seed: Optional[str] = None,
+) -> tuple[float, Parameters]:
+    """The mean loss and its slopes of several batches, as if they were one, in the memory of one.
+
+    Both are means over predictions, so each batch counts by how many it makes.
+    """
+    if len(parts) == 1:
+        return gradients_of(*parts[0], dropout_seed)
+    loss, total = 0.0, {}
+    predictions = sum(len(targets) for _, targets in parts)
+    for number, (contexts, targets) in enumerate(parts):
+        seed = None if dropout_seed is None else f"{dropout_seed}, part {number}"
+        part_loss, gradients = gradients_of(contexts, targets, seed)
+        weight = len(targets) / predictions
+        loss += weight * part_loss
+        if not math.isfinite(loss):
+            return loss, {}
+        if number == 0:
+            total = {name: scaled(tensor, weight) for name, tensor in gradients.items()}
+        else:
+            add_scaled(total, gradients, weight)
+    return loss, total
+
+
 def train(
     model: LanguageModel,
     optimizer: Optimizer,
@@ -74,31 +108,41 @@ def train(
     learning_rate: Callable[[int], float],
     eval_every: int,
     start: int = 0,
+    accumulate: int = 1,
+    grad_clip: float = 0.0,
+    dropout_seed: Optional[int] = None,
     matmul: str = "float64",
-    gradients_of: Optional[Callable[[Contexts, Targets], tuple[float, Parameters]]] = None,
+    gradients_of: Optional[GradientsOf] = None,
 ) -> Iterator[Step]:
     """Train in place from step `start` to `steps`, yielding each Step once it is done.
 
-    `learning_rate(step)` is the schedule; `matmul` the way to multiply (`tiny_llm.matmul.use`);
-    `gradients_of` computes what `loss_and_gradients` would of this model, for example by several
-    processes (`parallel.Workers.gradients`).
+    A step learns from `accumulate` batches. `learning_rate(step)` is the schedule; `grad_clip` the
+    largest global norm of a gradient (0: any); `dropout_seed` lets a model with dropout drop;
+    `matmul` is the way to multiply (`tiny_llm.matmul.use`); `gradients_of` computes what
+    `loss_and_gradients` would of this model, for example by several processes
+    (`parallel.Workers.gradients`).
     Raises Diverged when the loss of a batch is not finite;
     the update of the step before it was then the harmful one.
     """
     gradients_of = gradients_of or partial(loss_and_gradients, model)
     for step in range(start, steps):
-        contexts, targets = batches.batch(step)
+        parts = [batches.batch(step * accumulate + part) for part in range(accumulate)]
+        seed = None if dropout_seed is None else f"dropout of step {step} of seed {dropout_seed}"
         with use(matmul):
-            loss, gradients = gradients_of(contexts, targets)
+            loss, gradients = accumulated(gradients_of, parts, seed)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {step + 1} is {loss}")
+        norm = global_norm(gradients)
+        if grad_clip:
+            clip_by_global_norm(gradients, norm, grad_clip)
         optimizer.learning_rate = learning_rate(step)
         optimizer.update(model.parameters, gradients)
 
         number = step + 1
         is_due = number % eval_every == 0 or number == steps
         val_loss = evaluate(model, val_ids) if is_due else None
-        yield Step(number, loss, optimizer.learning_rate, len(targets), val_loss)
+        tokens = sum(len(targets) for _, targets in parts)
+        yield Step(number, loss, optimizer.learning_rate, tokens, norm, val_loss)
 
 
 def evaluate(model: LanguageModel, ids: list[int], batch_tokens: int = 1024) -> float:

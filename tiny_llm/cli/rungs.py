@@ -34,6 +34,15 @@ RUNGS = {
 }
 
 
+def build_optimizer(options: Any) -> Any:
+    """The optimizer that the options of a run describe."""
+    if options.optimizer == "sgd":
+        return SGD(options.learning_rate)
+    return AdamW(
+        options.learning_rate, options.beta1, options.beta2, weight_decay=options.weight_decay
+    )
+
+
 def build_config(rung: str, vocab_size: int, args: argparse.Namespace, **defaults: int) -> Any:
     """The config of a rung: sizes from the flags, else from `defaults`, else the rung's own.
 

@@ -11,7 +11,7 @@ from tiny_llm import checkpoint
 from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
-from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS
+from tiny_llm.cli.rungs import RUNGS, build_optimizer
 from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.tokenizer import CharTokenizer
@@ -28,7 +28,13 @@ class Options:
     optimizer: str
     learning_rate: float
     schedule: str
+    min_lr: float
     warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float
+    accumulate: int
     batch_size: int
     steps: int
     eval_every: int
@@ -40,11 +46,12 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no command line would have accepted."""
-        least_one = min(self.batch_size, self.steps, self.eval_every)
+        least_one = min(self.batch_size, self.accumulate, self.steps, self.eval_every)
         if (
             least_one < 1
-            or min(self.warmup_steps, self.seed) < 0
-            or not (self.learning_rate > 0 and 0 < self.val_fraction < 1)
+            or min(self.warmup_steps, self.seed, self.weight_decay, self.grad_clip) < 0
+            or not (0 <= self.min_lr <= self.learning_rate and self.learning_rate > 0)
+            or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 < self.val_fraction < 1)
             or self.schedule not in SCHEDULES
         ):
             raise ValueError("its training options make no sense")
@@ -123,7 +130,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
     step, best = metadata["step"], metadata["best"]
     if type(step) is not int or not 0 <= step <= options.steps:
         raise ValueError(f"it is at step {step!r} of {options.steps}")
-    optimizer = OPTIMIZERS[options.optimizer](options.learning_rate)
+    optimizer = build_optimizer(options)
     optimizer.steps = step
     optimizer.state = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
     _check_moments(optimizer, parameters)
