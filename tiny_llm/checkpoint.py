@@ -53,7 +53,7 @@ def save(path: Path, tensors: Parameters, metadata: dict[str, Any]) -> None:
     own = {METADATA: text, "sha256": _digest(text, table, b"".join(blocks))}
     header = json.dumps({"__metadata__": own, **table}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # so that the numbers begin at a multiple of 8
-    _replace(path, [len(header).to_bytes(8, "little"), header, *blocks])
+    replace_file(path, [len(header).to_bytes(8, "little"), header, *blocks])
 
 
 def load(path: Path) -> Checkpoint:
@@ -105,7 +105,7 @@ def check_writable(path: Path) -> None:
     _remove(probe)
 
 
-def _replace(path: Path, parts: list[bytes]) -> None:
+def replace_file(path: Path, parts: list[bytes]) -> None:
     """Write a temporary file beside `path`, flush it to the disk, and rename it over `path`."""
     path = Path(os.path.realpath(path))  # through a link to the file that it stands for
     temporary = _temporary(path)

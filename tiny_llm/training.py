@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +32,8 @@ class Step(NamedTuple):
     learning_rate: float
     tokens: int  # predictions learned from
     gradient_norm: float  # before clipping
+    seconds: float  # forward, backward, update
+    train_loss: Optional[float]  # with a val_loss: the mean of `loss` since the one before it
     val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
 
 
@@ -108,7 +111,7 @@ def train(
     learning_rate: Callable[[int], float],
     eval_every: int,
     start: int = 0,
-    accumulate: int = 1,
+    gradient_accumulation_steps: int = 1,
     grad_clip: float = 0.0,
     dropout_seed: Optional[int] = None,
     matmul: str = "float64",
@@ -116,33 +119,68 @@ def train(
 ) -> Iterator[Step]:
     """Train in place from step `start` to `steps`, yielding each Step once it is done.
 
-    A step learns from `accumulate` batches. `learning_rate(step)` is the schedule; `grad_clip` the
-    largest global norm of a gradient (0: any); `dropout_seed` lets a model with dropout drop;
-    `matmul` is the way to multiply (`tiny_llm.matmul.use`); `gradients_of` computes what
-    `loss_and_gradients` would of this model, for example by several processes
+    A step learns from `gradient_accumulation_steps` batches. `learning_rate(step)` is the schedule;
+    `grad_clip` the largest global norm of a gradient (0: any); `dropout_seed` lets a model with
+    dropout drop; `matmul` is the way to multiply (`tiny_llm.matmul.use`); `gradients_of` computes
+    what `loss_and_gradients` would of this model, for example by several processes
     (`parallel.Workers.gradients`).
-    Raises Diverged when the loss of a batch is not finite;
-    the update of the step before it was then the harmful one.
+    Raises Diverged when the loss of a batch, or a slope, is not finite; the update of the step
+    before it was then the harmful one.
     """
     gradients_of = gradients_of or partial(loss_and_gradients, model)
+    count = gradient_accumulation_steps
+    losses = []
     for step in range(start, steps):
-        parts = [batches.batch(step * accumulate + part) for part in range(accumulate)]
+        began = time.perf_counter()
+        parts = [batches.batch(step * count + part) for part in range(count)]
         seed = None if dropout_seed is None else f"dropout of step {step} of seed {dropout_seed}"
         with use(matmul):
             loss, gradients = accumulated(gradients_of, parts, seed)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {step + 1} is {loss}")
         norm = global_norm(gradients)
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient of step {step + 1} has a length of {norm}")
         if grad_clip:
             clip_by_global_norm(gradients, norm, grad_clip)
         optimizer.learning_rate = learning_rate(step)
         optimizer.update(model.parameters, gradients)
+        seconds = time.perf_counter() - began
 
+        losses.append(loss)
         number = step + 1
-        is_due = number % eval_every == 0 or number == steps
-        val_loss = evaluate(model, val_ids) if is_due else None
+        train_loss = val_loss = None
+        if number % eval_every == 0 or number == steps:
+            train_loss = sum(losses) / len(losses)
+            val_loss = evaluate(model, val_ids)
+            losses.clear()
         tokens = sum(len(targets) for _, targets in parts)
-        yield Step(number, loss, optimizer.learning_rate, tokens, norm, val_loss)
+        yield Step(
+            number, loss, optimizer.learning_rate, tokens, norm, seconds, train_loss, val_loss
+        )
+
+
+class Evaluation(NamedTuple):
+    """The two losses side by side, in nats per token, after so many steps."""
+
+    step: int
+    train_loss: float
+    val_loss: float
+
+
+def memorizes(history: Sequence[Evaluation]) -> bool:
+    """Whether the two losses have parted: the model learns its text by heart, and nothing else.
+
+    So it is when the best validation loss lies two evaluations or more behind, the newest is 2%
+    above it or more, and the training loss has gone on falling all the same.
+    """
+    best = min(history, key=lambda evaluation: evaluation.val_loss)
+    newest = history[-1]
+    return (
+        len(history) - 1 - history.index(best) >= 2
+        and newest.val_loss >= 1.02 * best.val_loss
+        and newest.train_loss < best.train_loss
+    )
 
 
 def evaluate(model: LanguageModel, ids: list[int], batch_tokens: int = 1024) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 from tiny_llm.cli.errors import UsageError
-from tiny_llm.cli.rungs import OPTIMIZERS
+from tiny_llm.cli.rungs import OPTIMIZERS, SCHEDULES
 from tiny_llm.matmul import WAYS
 
 DEFAULT_PROMPT = "language models "
@@ -116,14 +116,38 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="one table to read and to write tokens (modern)",
     )
+    group.add_argument(
+        "--dropout",
+        type=number("at least 0 and below 1", lambda value: 0 <= value < 1),
+        metavar="X",
+        help="share of the numbers that training drops at random (modern: 0)",
+    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """How long, how fast and in which portions to learn."""
+    add_length(parser)
+    add_optimizer(parser)
+    add = parser.add_argument_group("validation").add_argument
+    add(
+        "--val-fraction",
+        type=number("between 0 and 1", lambda value: 0 < value < 1),
+        metavar="X",
+        help="share of the text, at its end, held out for validation (0.1)",
+    )
+    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
+    add(
+        "--patience",
+        type=whole_number(0),
+        metavar="N",
+        help="end after N validations in a row without a new best; 0: never (0)",
+    )
+
+
+def add_length(parser: argparse.ArgumentParser) -> None:
+    """How much to learn from, in which portions, and by how many processes."""
     group = parser.add_argument_group("training (each rung has its own defaults)")
     add = group.add_argument
-    positive = number("above 0", lambda value: value > 0)
-    fraction = number("between 0 and 1", lambda value: 0 < value < 1)
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
@@ -131,22 +155,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
     )
-    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a step")
-    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
+    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a batch")
     add(
-        "--schedule",
-        choices=("cosine", "constant"),
-        help="the learning rate falls along a cosine to a tenth, or stays (cosine)",
+        "--gradient-accumulation-steps",
+        type=whole_number(1),
+        metavar="N",
+        help="batches in a step, one after the other, in the memory of one (1)",
     )
-    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
-    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
-    add(
-        "--val-fraction",
-        type=fraction,
-        metavar="X",
-        help="share of the text, at its end, held out for validation (0.1)",
-    )
-    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
     add_matmul(parser, "auto")
     add(
         "--workers",
@@ -155,6 +170,27 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="processes that share each step (1 for small steps, one for each core for others)",
     )
     add_seed(parser)
+
+
+def add_optimizer(parser: argparse.ArgumentParser) -> None:
+    """How to step, and how far."""
+    add = parser.add_argument_group("optimizer (each rung has its own defaults)").add_argument
+    positive = number("above 0", lambda value: value > 0)
+    at_least_0 = number("at least 0", lambda value: value >= 0)
+    beta = number("at least 0 and below 1", lambda value: 0 <= value < 1)
+    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
+    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        help="the learning rate falls along a cosine to --min-lr, or stays (cosine)",
+    )
+    add("--min-lr", type=at_least_0, metavar="X", help="the lowest (a tenth of --learning-rate)")
+    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
+    add("--grad-clip", type=at_least_0, metavar="X", help="longest gradient; 0: any (0)")
+    add("--weight-decay", type=at_least_0, metavar="X", help="of matrices, by adamw (0.01)")
+    add("--beta1", type=beta, metavar="X", help="memory of adamw for slopes (0.9)")
+    add("--beta2", type=beta, metavar="X", help="memory of adamw for their squares (0.99)")
 
 
 def add_matmul(parser: argparse.ArgumentParser, default: str) -> None:

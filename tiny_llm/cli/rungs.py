@@ -13,6 +13,7 @@ from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.optimizers import SGD, AdamW
 
 OPTIMIZERS: dict[str, Any] = {"sgd": SGD, "adamw": AdamW}
+SCHEDULES = ("cosine", "constant")
 
 
 class Rung(NamedTuple):
@@ -43,7 +44,7 @@ def build_optimizer(options: Any) -> Any:
     )
 
 
-def build_config(rung: str, vocab_size: int, args: argparse.Namespace, **defaults: int) -> Any:
+def build_config(rung: str, vocab_size: int, args: argparse.Namespace, **defaults: Any) -> Any:
     """The config of a rung: sizes from the flags, else from `defaults`, else the rung's own.
 
     Raises UsageError for a size that this rung does not have, or that makes no sense.

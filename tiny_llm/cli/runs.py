@@ -11,13 +11,12 @@ from tiny_llm import checkpoint
 from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
-from tiny_llm.cli.rungs import RUNGS, build_optimizer
+from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
 from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.tokenizer import CharTokenizer
 
 RUNS = Path("runs")
-SCHEDULES = ("cosine", "constant")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
 
 
@@ -34,10 +33,11 @@ class Options:
     beta1: float
     beta2: float
     grad_clip: float
-    accumulate: int
     batch_size: int
+    gradient_accumulation_steps: int
     steps: int
     eval_every: int
+    patience: int  # evaluations without a better one after which the run ends; 0: it never does
     val_fraction: float
     seed: int
     matmul: str
@@ -46,10 +46,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no command line would have accepted."""
-        least_one = min(self.batch_size, self.accumulate, self.steps, self.eval_every)
+        batch = self.batch_size, self.gradient_accumulation_steps
+        least_one = min(*batch, self.steps, self.eval_every)
         if (
             least_one < 1
-            or min(self.warmup_steps, self.seed, self.weight_decay, self.grad_clip) < 0
+            or min(self.warmup_steps, self.patience, self.seed, self.weight_decay, self.grad_clip) < 0
             or not (0 <= self.min_lr <= self.learning_rate and self.learning_rate > 0)
             or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 < self.val_fraction < 1)
             or self.schedule not in SCHEDULES

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tiny_llm.batches import Batches, split
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import chosen_matmul
-from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
+from tiny_llm.cli.rungs import RUNGS, Rung, build_config, build_optimizer, flag
 from tiny_llm.cli.runs import Best, Options, Run, load_run
 from tiny_llm.cli.texts import Text
 from tiny_llm.contract import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
-from tiny_llm.parallel import WorkerDied, Workers, default_count
+from tiny_llm.parallel import Workers, default_count
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.training import Step, train
 
@@ -44,23 +44,45 @@ def begin(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
     val_fraction = args.val_fraction or VAL_FRACTION
     batch_size = args.batch_size or rung.batch_size
     material = prepare(model, tokenizer, text, val_fraction, batch_size, seed)
-    steps = args.steps or (args.repeat or rung.repeat) * material.batches.steps_per_pass
-    options = Options(
+    options = _options(args, rung, material, model)
+    return Run(name, model, tokenizer, build_optimizer(options), options), material
+
+
+def _options(args: argparse.Namespace, rung: Rung, material: Material, model: Any) -> Options:
+    """What the flags say, and where they say nothing, what suits the rung."""
+
+    def given(name: str, default: Any) -> Any:
+        value = getattr(args, name)
+        return default if value is None else value
+
+    passes = args.repeat or rung.repeat
+    accumulation = args.gradient_accumulation_steps or 1
+    steps = args.steps or max(1, passes * material.batches.steps_per_pass // accumulation)
+    learning_rate = args.learning_rate or rung.learning_rate
+    min_lr = given("min_lr", learning_rate / 10)
+    if min_lr > learning_rate:
+        raise UsageError(f"--min-lr {min_lr:g} is above --learning-rate {learning_rate:g}")
+    return Options(
         optimizer=args.optimizer or rung.optimizer,
-        learning_rate=args.learning_rate or rung.learning_rate,
+        learning_rate=learning_rate,
         schedule=args.schedule or "cosine",
-        warmup_steps=rung.warmup_steps if args.warmup_steps is None else args.warmup_steps,
-        batch_size=batch_size,
+        min_lr=min_lr,
+        warmup_steps=given("warmup_steps", rung.warmup_steps),
+        weight_decay=given("weight_decay", 0.01),
+        beta1=given("beta1", 0.9),
+        beta2=given("beta2", 0.99),
+        grad_clip=given("grad_clip", 0.0),
+        batch_size=material.batches.batch_size,
+        gradient_accumulation_steps=accumulation,
         steps=steps,
         eval_every=args.eval_every or max(1, steps // EVALUATIONS),
-        val_fraction=val_fraction,
-        seed=seed,
+        patience=args.patience or 0,
+        val_fraction=material.val_fraction,
+        seed=args.seed or 0,
         matmul=chosen_matmul(args.matmul, "auto"),
-        workers=args.workers or default_count(model, batch_size),
-        text_sha256=text.sha256,
+        workers=args.workers or default_count(model, material.batches.batch_size),
+        text_sha256=material.text.sha256,
     )
-    optimizer = OPTIMIZERS[options.optimizer](options.learning_rate)
-    return Run(name, model, tokenizer, optimizer, options), material
 
 
 def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
@@ -100,14 +122,17 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
     """The training steps that the run still has to do, each done when it is yielded.
 
     The run's step and its best validation loss are then up to date. While it runs, so do the
-    workers; closing it ends them. Raises Diverged as `train`, and UserError if a worker died.
+    workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
     """
     options = current.options
 
     def learning_rate(step: int) -> float:
         if options.schedule == "constant" and step >= options.warmup_steps:
             return options.learning_rate
-        return cosine_schedule(step, options.steps, options.learning_rate, options.warmup_steps)
+        floor = options.min_lr / options.learning_rate
+        return cosine_schedule(
+            step, options.steps, options.learning_rate, options.warmup_steps, floor
+        )
 
     with Workers(current.model, options.workers, options.matmul) as workers:
         steps = train(
@@ -119,15 +144,23 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
             learning_rate,
             options.eval_every,
             start=current.step,
+            gradient_accumulation_steps=options.gradient_accumulation_steps,
+            grad_clip=options.grad_clip,
+            dropout_seed=options.seed if getattr(current.model.config, "dropout", 0) else None,
             matmul=options.matmul,
             gradients_of=workers.gradients,
         )
-        try:
-            for step in steps:
-                _take_note(current, step)
-                yield step
-        except WorkerDied as error:
-            raise UserError(str(error)) from None
+        for step in steps:
+            _take_note(current, step)
+            yield step
+
+
+def is_exhausted(current: Run) -> bool:
+    """Whether --patience has run out: so many evaluations since the best one."""
+    options, best = current.options, current.best
+    if not options.patience or not best:
+        return False
+    return current.step - best.step >= options.patience * options.eval_every
 
 
 def _take_note(current: Run, step: Step) -> None:

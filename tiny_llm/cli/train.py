@@ -14,13 +14,16 @@ from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
+from tiny_llm.cli.keeping import Keeper, best_path, make_room
+from tiny_llm.cli.metrics import metrics_path
 from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.rungs import RUNGS
-from tiny_llm.cli.runs import RUNS, Run, save_run
+from tiny_llm.cli.runs import RUNS, Run
 from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import Material, begin, resume, steps_of
+from tiny_llm.cli.setup import Material, begin, is_exhausted, resume, steps_of
 from tiny_llm.cli.texts import choose_prompt, read_text
 from tiny_llm.contract import rows_of
+from tiny_llm.parallel import WorkerDied
 from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
@@ -54,6 +57,13 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps between two saves (those of --eval-every)",
     )
+    add(
+        "--metrics",
+        type=Path,
+        metavar="FILE",
+        help="losses, rate and speed of every step, a JSON line each (runs/MODEL.metrics.jsonl)",
+    )
+    add("--sample-every", type=whole_number(1), metavar="N", help="steps between two samples")
     add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
     add("--resume", type=Path, metavar="FILE", help="go on with an interrupted run")
 
@@ -69,20 +79,20 @@ def run(args: argparse.Namespace) -> int:
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
     _introduce(current, material, progress)
-    if not (args.resume and args.resume.resolve() == out.resolve()):
-        backup = checkpoint.keep_old(out)
-        if backup:
-            progress.fact("kept:", f"the older {out} is now {backup}")
-    if current.step == steps:  # nothing is left to do, but --out may be new
-        _save(out, current, saved=current.step)
-    with Interrupt(progress) as interrupt:
-        _train(current, material, args, out, progress, interrupt)
-    if current.step < steps:
-        progress.note(
-            f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
-            f"    {_resume_command(args, out)}\n"
-        )
-        return 130 if interrupt.requested else 0
+    make_room(out, args.resume, progress)
+    save_every = args.save_every or current.options.eval_every
+    keeper = Keeper(current, out, args.metrics or metrics_path(out), save_every, progress)
+    if current.step == steps or is_exhausted(current):  # nothing left to do, but --out may be new
+        keeper.save(out)
+    else:
+        with Interrupt(progress) as interrupt:
+            _train(current, material, args, keeper, interrupt)
+        if current.step < steps and not is_exhausted(current):
+            progress.note(
+                f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
+                f"    {_resume_command(args, out)}\n"
+            )
+            return 130 if interrupt.requested else 0
     _conclude(current, args, out, progress)
     return 0
 
@@ -161,54 +171,35 @@ def _train(
     current: Run,
     material: Material,
     args: argparse.Namespace,
-    out: Path,
-    progress: Progress,
+    keeper: Keeper,
     interrupt: Interrupt,
 ) -> None:
-    """Run the loop up to its end, --stop-after or Ctrl-C, saving now and then and at the end."""
-    options = current.options
+    """Run the loop up to its end, --stop-after, --patience or Ctrl-C."""
+    options, progress = current.options, keeper.progress
     last = min(args.stop_after or options.steps, options.steps)
-    save_every = args.save_every or options.eval_every
-    saved = current.step
     steps = steps_of(current, material)
     try:
-        for step in steps:
-            if step.number == 1:
-                guess = guessing_loss(current.tokenizer.vocab_size)
-                progress.note(f"first loss {step.loss:.3f}: random guessing would cost {guess:.3f}")
-            progress.step(step)
-            is_last = step.number == last or interrupt.requested
-            if is_last or step.number % save_every == 0:
-                _save(out, current, saved)
-                saved = step.number
-            if is_last:
-                break
+        with keeper:
+            for step in steps:
+                progress.step(step)
+                is_last = step.number == last or interrupt.requested or is_exhausted(current)
+                keeper.keep(step, is_last)
+                if is_last:
+                    break
+                if args.sample_every and step.number % args.sample_every == 0:
+                    progress.clear()
+                    print_sample(current, args, options.seed)
     except Diverged as error:
+        clip = "" if options.grad_clip else ", or clip long gradients (--grad-clip 1)"
         raise UserError(
             f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
-            f"high, try a tenth of it; {_left_behind(out, saved)}"
+            f"high, try a tenth of it{clip}; {keeper.left_behind()}"
         ) from None
-    except UserError as error:  # a worker died
-        raise UserError(f"{error}; {_left_behind(out, saved)}") from None
+    except WorkerDied as error:
+        raise UserError(f"{error}; {keeper.left_behind()}") from None
     finally:
         steps.close()
         progress.clear()
-
-
-def _save(out: Path, current: Run, saved: int) -> None:
-    """Save the run. Raises UserError, and Diverged if the last update left a number not finite."""
-    try:
-        save_run(out, current)
-    except ValueError as error:
-        raise Diverged(f"after step {current.step}, {error}") from None
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror or error}; {_left_behind(out, saved)}"
-        ) from None
-
-
-def _left_behind(out: Path, saved: int) -> str:
-    return f"{out} holds step {saved}" if saved else "this run had saved nothing yet"
 
 
 def _resume_command(args: argparse.Namespace, out: Path) -> str:

@@ -1,0 +1,112 @@
+"""What a run leaves behind while it trains: its metrics, its best checkpoint, its last one.
+
+The best is written before the last. A run that is killed between the two goes on from the last one
+before, comes to the same best again and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Optional
+
+from tiny_llm import checkpoint
+from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.metrics import Metrics, read_metrics
+from tiny_llm.cli.runs import Run, save_run
+from tiny_llm.training import Diverged, Evaluation, Step, memorizes
+from tiny_llm.view.progress import Progress
+
+
+def best_path(out: Path) -> Path:
+    """runs/modern.safetensors -> runs/modern.best.safetensors"""
+    return out.with_name(f"{out.stem}.best{out.suffix}")
+
+
+def make_room(out: Path, resumed: Optional[Path], progress: Progress) -> None:
+    """Keep what another run left at `out` as .bak. A run that is resumed brings its best along."""
+    if resumed and resumed.resolve() == out.resolve():
+        return
+    for path in (out, best_path(out)):
+        backup = checkpoint.keep_old(path)
+        if backup:
+            progress.fact("kept:", f"the older {path} is now {backup}")
+    with suppress(FileNotFoundError):
+        best_path(out).unlink()
+    if resumed and best_path(resumed).exists():
+        shutil.copyfile(best_path(resumed), best_path(out))
+
+
+class Keeper:
+    """Writes down each step of a run. Use it in a `with` block.
+
+    Every method raises UserError, which says what is left, when a file cannot be written, and
+    Diverged when the last update left a number that is not finite.
+    """
+
+    def __init__(self, run: Run, out: Path, metrics: Path, save_every: int, progress: Progress):
+        self.run, self.out, self.metrics_path = run, out, metrics
+        self.save_every, self.progress = save_every, progress
+        self.saved = run.step
+        self.history: list[Evaluation] = []
+        self.warned = False
+
+    def __enter__(self) -> Keeper:
+        try:
+            self.metrics = Metrics(self.metrics_path, self.run.step)
+        except OSError as error:
+            raise self._cannot_write(self.metrics_path, error) from None
+        for record in read_metrics(self.metrics_path):
+            if record.get("val_loss") is not None:
+                losses = record["train_loss"], record["val_loss"]
+                self.history.append(Evaluation(record["step"], *losses))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.metrics.close()
+
+    def keep(self, step: Step, is_last: bool) -> None:
+        """Write down what this step did; save the run when it is due, and if it is the best yet."""
+        try:
+            self.metrics.write(step)
+        except OSError as error:
+            raise self._cannot_write(self.metrics_path, error) from None
+        if step.train_loss is not None and step.val_loss is not None:
+            self.history.append(Evaluation(step.number, step.train_loss, step.val_loss))
+            if self.run.best and self.run.best.step == step.number:
+                self.save(best_path(self.out))
+            self._warn()
+        if is_last or step.number % self.save_every == 0:
+            self.save(self.out)
+            self.saved = step.number
+
+    def save(self, path: Path) -> None:
+        """Write the run as it is to a checkpoint."""
+        try:
+            save_run(path, self.run)
+        except ValueError as error:
+            raise Diverged(f"after step {self.run.step}, {error}") from None
+        except OSError as error:
+            raise self._cannot_write(path, error) from None
+
+    def _warn(self) -> None:
+        """Say once that the model only learns its text by heart."""
+        if self.run.best and not self.warned and memorizes(self.history):
+            self.warned = True
+            self.progress.note(
+                f"warning: since step {self.run.best.step} the model only learns its text by heart: "
+                f"the training loss\n  falls and the validation loss rises. More text, a smaller "
+                f"model, --dropout or --weight-decay\n  help; {best_path(self.out)} holds the best."
+            )
+
+    def left_behind(self) -> str:
+        """What there is to go on with after an error."""
+        if self.saved:
+            return f"{self.out} holds step {self.saved}"
+        return "this run had saved nothing yet"
+
+    def _cannot_write(self, path: Path, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {path}: {error.strerror or error}; {self.left_behind()}"
+        )

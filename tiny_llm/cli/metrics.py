@@ -1,0 +1,72 @@
+"""What a run was like, step by step, as a file that any tool can plot: one JSON object a line.
+
+A line is written as soon as its step is done, so a crash loses nothing that was measured. A resumed
+run takes away what lies behind its checkpoint, and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tiny_llm import checkpoint
+from tiny_llm.training import Step
+
+
+def metrics_path(out: Path) -> Path:
+    """runs/modern.safetensors -> runs/modern.metrics.jsonl"""
+    return out.with_suffix(".metrics.jsonl")
+
+
+class Metrics:
+    """The open file. Raises OSError when it cannot be written."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        """Go on behind step `start`; with 0, begin anew and keep an older file as .bak."""
+        self.path = path
+        kept = _lines_up_to(path, start) if start else []
+        if not start:
+            checkpoint.keep_old(path)
+        checkpoint.replace_file(path, [(line + "\n").encode() for line in kept])
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, step: Step) -> None:
+        """One line: losses in nats per token; the two of an evaluation are null between these."""
+        record = {
+            "step": step.number,
+            "loss": step.loss,
+            "train_loss": step.train_loss,
+            "val_loss": step.val_loss,
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
+            "tokens": step.tokens,
+            "tokens_per_second": round(step.tokens / max(step.seconds, 1e-9), 1),
+        }
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """End it. A line that could not be written was reported when it was tried."""
+        with suppress(OSError):
+            self.file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records in the file, up to the first that is not whole. No file: none."""
+    records: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError):
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                if not isinstance(record["step"], int):
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            records.append(record)
+    return records
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    return [json.dumps(record) for record in read_metrics(path) if record["step"] <= step]
