@@ -20,6 +20,8 @@ TARGETS = [1, 4, 1, 5, 9, 2, 6, 5, 3, 3, 3, 3, 8, 7, 0]
 
 ADAMW = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "weight_decay": 0.1}
 ADAMW_STEPS = 20
+SCHEDULE = {"peak": 0.1, "warmup_steps": 5, "floor": 0.1}
+CLIP = 1.0
 
 
 def hugging_face_model(config):
@@ -143,10 +145,58 @@ def adamw_reference():
     }
 
 
+def training_reference():
+    """Twenty steps as a run makes them: clipped slopes, warm-up and cosine, AdamW."""
+    import torch
+    from torch.optim import lr_scheduler as schedules
+
+    rng = random.Random("training")
+    shapes = {"matrix": (3, 4), "vector": (5,)}
+    start = {name: random_tensor(rng, shape) for name, shape in shapes.items()}
+    tensors = {n: torch.tensor(p, dtype=torch.float64) for n, p in start.items()}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [tensors["matrix"]], "weight_decay": ADAMW["weight_decay"]},
+            {"params": [tensors["vector"]], "weight_decay": 0.0},
+        ],
+        lr=SCHEDULE["peak"],
+        betas=(ADAMW["beta1"], ADAMW["beta2"]),
+        eps=ADAMW["epsilon"],
+    )
+    warmup = SCHEDULE["warmup_steps"]
+    schedule = schedules.SequentialLR(
+        optimizer,
+        [
+            schedules.LinearLR(optimizer, 1 / warmup, 1.0, total_iters=warmup - 1),
+            schedules.CosineAnnealingLR(
+                optimizer, ADAMW_STEPS - warmup, eta_min=SCHEDULE["floor"] * SCHEDULE["peak"]
+            ),
+        ],
+        milestones=[warmup],
+    )
+    steps = []
+    for step in range(ADAMW_STEPS):
+        std = 10.0 ** (step % 4 - 2)  # slopes from 0.01 to 10: some are clipped, some are not
+        slopes = {name: random_tensor(rng, s, std=std) for name, s in shapes.items()}
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(slopes[name], dtype=torch.float64)
+        norm = torch.nn.utils.clip_grad_norm_(tensors.values(), CLIP)
+        rate = schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+        after = {name: tensor.tolist() for name, tensor in tensors.items()}
+        steps.append({"gradients": slopes, "norm": norm.item(), "rate": rate, "after": after})
+    return {
+        "options": ADAMW, "schedule": SCHEDULE, "clip": CLIP, "parameters": start, "steps": steps
+    }  # fmt: skip
+
+
 def compute(name):
     """What belongs into references/NAME.json."""
     if name == "adamw":
         return adamw_reference()
+    if name == "training":
+        return training_reference()
     return gpt2_reference(tied=name == "gpt2_tied")
 
 
@@ -155,7 +205,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", "adamw"]
+NAMES = ["gpt2_tied", "gpt2_untied", "adamw", "training"]
 
 
 def main():

@@ -351,7 +351,9 @@ def test_files_of_others_beside_the_checkpoint_are_left_alone(text, folder):
     assert train(text, "--quiet", "--out", "m") == 0
     assert train(text, "--quiet", "--out", "m") == 0
     assert all(Path(name).read_text(encoding="utf-8") == "precious" for name in names)
-    assert {path.name for path in folder.iterdir()} == {*names, "m", "m.bak", "text.txt"}
+    own = {"m", "m.best", "m.metrics.jsonl"}
+    backups = {f"{name}.bak" for name in own}
+    assert {path.name for path in folder.iterdir()} == {*names, *own, *backups, "text.txt"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shell")
@@ -396,22 +398,27 @@ def test_two_runs_that_write_the_same_file_do_not_spoil_it(text):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
-def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(text, folder, capsys):
+@pytest.mark.parametrize("metrics, failing", [("here", "m.best"), ("disk/metrics", "metrics")])
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(
+    text, folder, capsys, metrics, failing
+):
     disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a tmpfs here")
     try:
-        assert train(text, "--quiet", "--out", "disk/m", steps=2) == 0
+        assert train(text, "--quiet", "--out", "disk/m", "--metrics", metrics, steps=2) == 0
         with pytest.raises(OSError), (disk / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(b"x" * 4096)
         capsys.readouterr()
         words = ["train", "--data", text, "--resume", "disk/m", "--steps", "9", "--quiet"]
+        words += ["--metrics", metrics]
         assert main([*words, "--save-every", "1"]) == 1
         message = error_of(capsys)
-        assert "cannot write disk/m: No space left on device; disk/m holds step 2" in message
+        problem = f"cannot write disk/{failing}: No space left on device; disk/m holds step 2"
+        assert problem in message
         assert main(["generate", "--quiet", "-c", "disk/m", "-n", "1"]) == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)

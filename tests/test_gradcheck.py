@@ -7,7 +7,14 @@ from random import Random
 import pytest
 from pytest import approx
 
-from tiny_llm import MLPConfig, MLPLanguageModel, check_model, gradcheck
+from tiny_llm import (
+    MLPConfig,
+    MLPLanguageModel,
+    ModernConfig,
+    ModernLanguageModel,
+    check_model,
+    gradcheck,
+)
 from tiny_llm.contract import rows_of
 from tiny_llm.gradcheck import GradientCheck, compare, numerical_slope, weighted_sum
 from tiny_llm.matmul import WAYS
@@ -101,6 +108,25 @@ def test_backward_agrees_away_from_the_first_numbers(build):
     assert all(check.passed for check in check_model(model, CONTEXTS, seed=1))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_backward_agrees_when_numbers_are_dropped(tied):
+    config = ModernConfig(5, 4, 4, n_heads=2, n_layers=2, tie_embeddings=tied, dropout=0.3)
+    model = ModernLanguageModel(config)
+    plain, _ = model.forward(CONTEXTS)
+    assert model.forward(CONTEXTS, dropout_rng=Random(7))[0] != plain  # so dropout was on
+    assert all(check.passed for check in check_model(model, CONTEXTS, seed=7))
+
+
+def test_a_dropout_that_backward_forgets_is_noticed():
+    class Forgetful(ModernLanguageModel):
+        def backward(self, dlogits, cache):
+            return super().backward(dlogits, cache._replace(mask=None))
+
+    model = Forgetful(ModernConfig(5, 4, 4, n_heads=2, dropout=0.3))
+    failed = {check.name for check in check_model(model, CONTEXTS, seed=7) if not check.passed}
+    assert failed == {"wte.weight", "wpe.weight"}
+
+
 def test_a_model_with_a_broken_backward_fails_in_what_is_broken():
     class Broken(MLPLanguageModel):
         def backward(self, dlogits, cache):
@@ -137,6 +163,7 @@ class Wrong:
     def __init__(self, model, share):
         self.model, self.share = model, share
         self.parameters, self.forward = model.parameters, model.forward
+        self.config = model.config
 
     def backward(self, dlogits, cache):
         gradients = self.model.backward(dlogits, cache)

@@ -201,7 +201,7 @@ SIZES = [
     (config, field.name)
     for config in CONFIGS
     for field in dataclasses.fields(config)
-    if field.name != "tie_embeddings"
+    if field.name not in ("tie_embeddings", "dropout")
 ]
 
 

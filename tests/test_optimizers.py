@@ -9,8 +9,10 @@ import pytest
 from pytest import approx
 
 from tiny_llm import SGD, AdamW, cosine_schedule
+from tiny_llm.optimizers import clip_by_global_norm, global_norm
 
-REFERENCE = json.loads((Path(__file__).parent / "references" / "adamw.json").read_text("utf-8"))
+FOLDER = Path(__file__).parent / "references"
+REFERENCE = json.loads((FOLDER / "adamw.json").read_text("utf-8"))
 OPTIMIZERS = [SGD, AdamW]
 
 
@@ -63,6 +65,35 @@ def test_adamw_is_pytorchs_adamw():
         for name, expected in after.items():
             assert flat(parameters[name]) == approx(flat(expected), rel=1e-12, abs=1e-14)
     assert optimizer.steps == 20
+
+
+def test_clipping_schedule_and_adamw_together_are_pytorchs():
+    reference = json.loads((FOLDER / "training.json").read_text("utf-8"))
+    optimizer, parameters = AdamW(**reference["options"]), deepcopy(reference["parameters"])
+    steps = reference["steps"]
+    for number, step in enumerate(steps):
+        gradients = deepcopy(step["gradients"])
+        norm = global_norm(gradients)
+        assert norm == approx(step["norm"], rel=1e-12)
+        clip_by_global_norm(gradients, norm, reference["clip"])
+        optimizer.learning_rate = cosine_schedule(number, len(steps), **reference["schedule"])
+        assert optimizer.learning_rate == approx(step["rate"], rel=1e-12)
+        optimizer.update(parameters, gradients)
+        for name, expected in step["after"].items():
+            assert flat(parameters[name]) == approx(flat(expected), rel=1e-12, abs=1e-14)
+    clipped = [step["norm"] > reference["clip"] for step in steps]
+    assert len(steps) == 20 and 0 < sum(clipped) < 20
+
+
+def test_clipping_shortens_what_is_too_long_and_nothing_else():
+    _, gradients = example()
+    before, norm = deepcopy(gradients), global_norm(gradients)
+    assert norm == approx(math.sqrt(0.25 + 1 + 4 + 1 + 100))
+    clip_by_global_norm(gradients, norm, 2 * norm)
+    assert gradients == before
+    clip_by_global_norm(gradients, norm, 1.0)
+    assert global_norm(gradients) == approx(1, rel=1e-5)
+    assert gradients["vector"][1] / gradients["vector"][0] == approx(-10)
 
 
 def test_the_first_step_of_adamw_is_the_learning_rate_whatever_the_size_of_the_slope():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from math import isnan
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from tiny_llm.batches import Contexts
 from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of, shape
@@ -88,15 +88,20 @@ def check_model(
 ) -> Iterator[GradientCheck]:
     """Check every parameter of the model on these contexts, one after the other.
 
-    The backward multiplies in the way `matmul`; what it claims is measured in float64.
+    The backward multiplies in the way `matmul`; what it claims is measured in float64. A model with
+    dropout drops the same numbers at every forward: those that `seed` says.
     """
-    with use(matmul):
-        logits, cache = model.forward(contexts)
-    upstream = normal(random.Random(seed), len(logits), len(logits[0]), std=1.0)  # N x V
+
+    def forward() -> tuple[Matrix, Any]:
+        dropout = getattr(model.config, "dropout", 0.0)
+        return model.forward(contexts, **({"dropout_rng": random.Random(seed)} if dropout else {}))
 
     def loss() -> float:
-        return weighted_sum(model.forward(contexts)[0], upstream)
+        return weighted_sum(forward()[0], upstream)
 
+    with use(matmul):
+        logits, cache = forward()
+    upstream = normal(random.Random(seed), len(logits), len(logits[0]), std=1.0)  # N x V
     with use(matmul):
         gradients: Parameters = model.backward(upstream, cache)
     for name, tensor in model.parameters.items():

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
@@ -24,7 +25,8 @@ from tiny_llm.ops import cross_entropy
 from tiny_llm.optimizers import Optimizer, clip_by_global_norm, global_norm
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What one training step did."""
 
     number: int  # steps done so far, this one included
@@ -32,9 +34,9 @@ class Step(NamedTuple):
     learning_rate: float
     tokens: int  # predictions learned from
     gradient_norm: float  # before clipping
-    seconds: float  # forward, backward, update
     train_loss: Optional[float]  # with a val_loss: the mean of `loss` since the one before it
     val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
+    seconds: float = field(compare=False)  # forward, backward, update
 
 
 class Diverged(ArithmeticError):
@@ -108,24 +110,19 @@ def train(
     batches: Batches,
     val_ids: list[int],
     steps: int,
-    learning_rate: Callable[[int], float],
+    learning_rate: Callable[[int], float],  # the schedule: step -> learning rate
     eval_every: int,
     start: int = 0,
-    gradient_accumulation_steps: int = 1,
-    grad_clip: float = 0.0,
-    dropout_seed: Optional[int] = None,
-    matmul: str = "float64",
-    gradients_of: Optional[GradientsOf] = None,
+    gradient_accumulation_steps: int = 1,  # batches in a step
+    grad_clip: float = 0.0,  # the largest global norm of a gradient; 0: any
+    dropout_seed: Optional[int] = None,  # lets a model with dropout drop
+    matmul: str = "float64",  # the way to multiply: `tiny_llm.matmul.use`
+    gradients_of: Optional[GradientsOf] = None,  # instead of `loss_and_gradients` of this model
 ) -> Iterator[Step]:
     """Train in place from step `start` to `steps`, yielding each Step once it is done.
 
-    A step learns from `gradient_accumulation_steps` batches. `learning_rate(step)` is the schedule;
-    `grad_clip` the largest global norm of a gradient (0: any); `dropout_seed` lets a model with
-    dropout drop; `matmul` is the way to multiply (`tiny_llm.matmul.use`); `gradients_of` computes
-    what `loss_and_gradients` would of this model, for example by several processes
-    (`parallel.Workers.gradients`).
-    Raises Diverged when the loss of a batch, or a slope, is not finite; the update of the step
-    before it was then the harmful one.
+    Raises Diverged when the loss of a step, or its gradient, is not finite; the update of the step
+    before was then the harmful one.
     """
     gradients_of = gradients_of or partial(loss_and_gradients, model)
     count = gradient_accumulation_steps
@@ -136,11 +133,8 @@ def train(
         seed = None if dropout_seed is None else f"dropout of step {step} of seed {dropout_seed}"
         with use(matmul):
             loss, gradients = accumulated(gradients_of, parts, seed)
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss of step {step + 1} is {loss}")
         norm = global_norm(gradients)
-        if not math.isfinite(norm):
-            raise Diverged(f"the gradient of step {step + 1} has a length of {norm}")
+        _check_finite(step + 1, loss, norm)
         if grad_clip:
             clip_by_global_norm(gradients, norm, grad_clip)
         optimizer.learning_rate = learning_rate(step)
@@ -148,16 +142,21 @@ def train(
         seconds = time.perf_counter() - began
 
         losses.append(loss)
-        number = step + 1
         train_loss = val_loss = None
-        if number % eval_every == 0 or number == steps:
-            train_loss = sum(losses) / len(losses)
-            val_loss = evaluate(model, val_ids)
+        if (step + 1) % eval_every == 0 or step + 1 == steps:
+            train_loss, val_loss = sum(losses) / len(losses), evaluate(model, val_ids)
             losses.clear()
         tokens = sum(len(targets) for _, targets in parts)
-        yield Step(
-            number, loss, optimizer.learning_rate, tokens, norm, seconds, train_loss, val_loss
-        )
+        rate = optimizer.learning_rate
+        yield Step(step + 1, loss, rate, tokens, norm, train_loss, val_loss, seconds)
+
+
+def _check_finite(number: int, loss: float, norm: float) -> None:
+    """Raises Diverged unless both are finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of step {number} is {loss}")
+    if not math.isfinite(norm):
+        raise Diverged(f"the gradient of step {number} has a length of {norm}")
 
 
 class Evaluation(NamedTuple):

@@ -94,10 +94,11 @@ class Keeper:
         """Say once that the model only learns its text by heart."""
         if self.run.best and not self.warned and memorizes(self.history):
             self.warned = True
-            self.progress.note(
-                f"warning: since step {self.run.best.step} the model only learns its text by heart: "
-                f"the training loss\n  falls and the validation loss rises. More text, a smaller "
-                f"model, --dropout or --weight-decay\n  help; {best_path(self.out)} holds the best."
+            self.progress.fact(
+                "warning:",
+                f"since step {self.run.best.step} the model only learns its text by heart: the "
+                f"training loss falls while the validation loss rises. More text, a smaller model, "
+                f"--dropout or --weight-decay help; {best_path(self.out)} holds the best",
             )
 
     def left_behind(self) -> str:
@@ -107,6 +108,4 @@ class Keeper:
         return "this run had saved nothing yet"
 
     def _cannot_write(self, path: Path, error: OSError) -> UserError:
-        return UserError(
-            f"cannot write {path}: {error.strerror or error}; {self.left_behind()}"
-        )
+        return UserError(f"cannot write {path}: {error.strerror or error}; {self.left_behind()}")

@@ -36,8 +36,9 @@ RUNGS = {
 
 
 def build_optimizer(options: Any) -> Any:
-    """The optimizer that the options of a run describe."""
-    if options.optimizer == "sgd":
+    """The optimizer that the options of a run describe. Raises KeyError for an unknown name."""
+    kind = OPTIMIZERS[options.optimizer]
+    if kind is SGD:
         return SGD(options.learning_rate)
     return AdamW(
         options.learning_rate, options.beta1, options.beta2, weight_decay=options.weight_decay

@@ -50,7 +50,8 @@ class Options:
         least_one = min(*batch, self.steps, self.eval_every)
         if (
             least_one < 1
-            or min(self.warmup_steps, self.patience, self.seed, self.weight_decay, self.grad_clip) < 0
+            or min(self.warmup_steps, self.patience, self.seed, self.weight_decay, self.grad_clip)
+            < 0
             or not (0 <= self.min_lr <= self.learning_rate and self.learning_rate > 0)
             or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 < self.val_fraction < 1)
             or self.schedule not in SCHEDULES

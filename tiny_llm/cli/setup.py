@@ -32,6 +32,7 @@ class Material(NamedTuple):
     train_ids: list[int]
     val_ids: list[int]  # the first of the held-out ones: those that each validation predicts
     batches: Batches
+    val_fraction: float
 
 
 def begin(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
@@ -184,4 +185,4 @@ def prepare(
     batches = Batches(
         train_ids, model.config.context_length, model.targets_per_context, batch_size, seed
     )
-    return Material(text, ids, train_ids, val_ids[: VAL_TOKENS + 1], batches)
+    return Material(text, ids, train_ids, val_ids[: VAL_TOKENS + 1], batches, val_fraction)

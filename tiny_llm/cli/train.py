@@ -14,7 +14,7 @@ from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
-from tiny_llm.cli.keeping import Keeper, best_path, make_room
+from tiny_llm.cli.keeping import Keeper, make_room
 from tiny_llm.cli.metrics import metrics_path
 from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.rungs import RUNGS
@@ -74,14 +74,15 @@ def run(args: argparse.Namespace) -> int:
     current, material = resume(args, text) if args.resume else begin(args, text)
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
-    _check_out(out, args.data)
+    metrics = args.metrics or metrics_path(out)
+    _check_out(out, metrics, args.data)
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
     _introduce(current, material, progress)
     make_room(out, args.resume, progress)
     save_every = args.save_every or current.options.eval_every
-    keeper = Keeper(current, out, args.metrics or metrics_path(out), save_every, progress)
+    keeper = Keeper(current, out, metrics, save_every, progress)
     if current.step == steps or is_exhausted(current):  # nothing left to do, but --out may be new
         keeper.save(out)
     else:
@@ -97,14 +98,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(out: Path, data: Optional[str]) -> None:
-    """Raises UserError if `out` cannot be written, or would replace what is no checkpoint."""
-    try:
-        checkpoint.check_writable(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-    if data and data != "-" and Path(data).resolve() == out.resolve():
-        raise UserError(f"--out {out} is the text itself; choose another file")
+def _check_out(out: Path, metrics: Path, data: Optional[str]) -> None:
+    """Raises UserError if a file cannot be written, or would replace what is not its own kind."""
+    for path in (out, metrics):
+        try:
+            checkpoint.check_writable(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        if data and data != "-" and Path(data).resolve() == path.resolve():
+            raise UserError(f"{path} is the text itself; choose another file")
     if out.exists():
         try:
             checkpoint.load(out)
@@ -181,6 +183,11 @@ def _train(
     try:
         with keeper:
             for step in steps:
+                if step.number == 1:
+                    guess = guessing_loss(current.tokenizer.vocab_size)
+                    progress.note(
+                        f"first loss {step.loss:.3f}: random guessing would cost {guess:.3f}"
+                    )
                 progress.step(step)
                 is_last = step.number == last or interrupt.requested or is_exhausted(current)
                 keeper.keep(step, is_last)

@@ -28,7 +28,6 @@ class Progress:
         self.steps, self.start = steps, start
         self.began = self.refreshed = time.monotonic()
         self.tokens = 0
-        self.losses: list[float] = []  # since the last line that stayed
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
@@ -51,12 +50,9 @@ class Progress:
     def step(self, step: Step) -> None:
         """One step was done."""
         self.tokens += step.tokens
-        self.losses.append(step.loss)
         now = time.monotonic()
         if step.val_loss is not None:
-            loss = sum(self.losses) / len(self.losses)
-            self.losses.clear()
-            self.note(self._line(step.number, loss, step.val_loss, now))
+            self.note(self._line(step.number, step.train_loss or step.loss, step.val_loss, now))
         elif self.live and now - self.refreshed > REFRESH:
             self.refreshed = now
             text = self._line(step.number, step.loss, None, now)[: self.style.width - 1]
