@@ -13,6 +13,7 @@ import pytest
 
 from tiny_llm import checkpoint
 from tiny_llm.cli import main
+from tiny_llm.cli.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 8
@@ -21,6 +22,11 @@ RUNGS = {
     "attention": ["--context-length", "4", "--d-model", "6"],
     "modern": ["--context-length", "4", "--d-model", "4", "--n-heads", "2", "--n-layers", "2"],
 }
+# Whatever else a resumed run has to pick up: a step of several batches, dropout, a schedule.
+RUNGS["modern, with everything"] = [
+    *RUNGS["modern"], "--gradient-accumulation-steps", "3", "--dropout", "0.2", "--grad-clip", "0.5",
+    "--warmup-steps", "9", "--weight-decay", "0.1", "--patience", "1000",
+]  # fmt: skip
 STEPS = 40
 
 
@@ -32,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def command(rung, *flags, steps=STEPS):
-    return ["train", "--model", rung, "--data", "text.txt", "--steps", str(steps), "-n", "1",
+    return ["train", "--model", rung.split(",")[0], "--data", "text.txt", "--steps", str(steps), "-n", "1",
             "--eval-every", "7", *RUNGS[rung], *flags]  # fmt: skip
 
 
@@ -62,6 +68,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(rung, stops, capsys):
     assert bytes_of("stopped") != bytes_of("whole")
     assert main(resume()) == 0
     assert bytes_of("stopped") == bytes_of("whole")
+    assert bytes_of("stopped.best") == bytes_of("whole.best")
     assert main(resume()) == 0  # nothing is left to do, and nothing changes
     assert bytes_of("stopped") == bytes_of("whole")
     assert not Path("stopped.bak").exists()
@@ -149,7 +156,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on():
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
     """At least 20 kills at random moments, many of them while the file is being written."""
     rng = random.Random(rung)
-    steps = {"mlp": 2500, "attention": 1500, "modern": 800}[rung]
+    steps = {"mlp": 2500, "attention": 1500, "modern": 800}.get(rung, 300)
     flags = ["--save-every", "1"]
     assert main(command(rung, "--out", "whole", steps=steps)) == 0
     kills = 0
@@ -170,7 +177,12 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
             _, err = process.communicate(timeout=120)
             assert process.returncode == 0, err
             break
-        if Path("stopped").exists():
-            checkpoint.load(Path("stopped"))  # raises if it is not whole
+        for path in Path("stopped"), Path("stopped.best"):
+            if path.exists():
+                checkpoint.load(path)  # raises if it is not whole
     assert kills >= 20
     assert bytes_of("stopped") == bytes_of("whole")
+    assert bytes_of("stopped.best") == bytes_of("whole.best")
+    for name in "stopped", "whole":
+        records = read_metrics(Path(f"{name}.metrics.jsonl"))
+        assert [record["step"] for record in records] == list(range(1, steps + 1))

@@ -14,6 +14,7 @@ from tiny_llm import __version__
 from tiny_llm.cli import bench, evaluate, generate, gradcheck, train, walk
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import Parser
+from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.training import Diverged
 
 COMMANDS = (train, generate, evaluate, gradcheck, bench, walk)
@@ -24,7 +25,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _mend_streams()
     try:
-        args = _parser().parse_args(arguments)
+        args = _parser().parse_args(with_recipe(arguments))
         code: int = args.command(args)
         sys.stdout.flush()
         return code

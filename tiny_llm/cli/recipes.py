@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 CHOICES = (("--steps", "--repeat"), ("--tokenizer", "--tokenizer-file"))
 
 
-def names() -> list[str]:
+def recipes() -> list[str]:
     """The recipes that come along."""
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
@@ -25,9 +25,7 @@ def names() -> list[str]:
 def with_recipe(words: Sequence[str]) -> list[str]:
     """The command line with the flags of its --recipe put in. Raises UsageError and UserError."""
     words = list(words)
-    for place, word in enumerate(words):
-        if word == "--":
-            break
+    for place, word in enumerate(words if words[:1] == ["train"] else []):
         if word == "--recipe" and place + 1 < len(words):
             name, rest = words[place + 1], words[1:place] + words[place + 2 :]
         elif word.startswith("--recipe="):
@@ -40,12 +38,12 @@ def with_recipe(words: Sequence[str]) -> list[str]:
 
 def _flags(name: str, rest: list[str]) -> list[str]:
     """The flags of a recipe, but those that the rest of the command line replaces."""
-    path = FOLDER / f"{name}.txt" if name in names() else Path(name)
+    path = FOLDER / f"{name}.txt" if name in recipes() else Path(name)
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(
-            f"there is no recipe {name!r}: neither one of {', '.join(names())}, nor a text file"
+            f"there is no recipe {name!r}: neither one of {', '.join(recipes())}, nor a text file"
         ) from None
     given = {word.partition("=")[0] for word in rest}
     replaced = {flag for choice in CHOICES if given.intersection(choice) for flag in choice}

@@ -14,9 +14,10 @@ from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
-from tiny_llm.cli.keeping import Keeper, make_room
+from tiny_llm.cli.keeping import Keeper, best_path, make_room
 from tiny_llm.cli.metrics import metrics_path
 from tiny_llm.cli.options import program, whole_number
+from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run
 from tiny_llm.cli.sample import print_sample
@@ -39,6 +40,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
+        "flags on the command line win",
+    )
     flags.add_data(parser)
     flags.add_sizes(parser)
     flags.add_training(parser)
@@ -221,9 +228,14 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 
 def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progress) -> None:
     """The result, a sample, and what to do next."""
-    if current.best:
-        best = current.best
-        progress.fact("done:", f"best validation loss {best.val_loss:.3f} at step {best.step}")
+    best, patience = current.best, current.options.patience
+    if is_exhausted(current):
+        progress.fact("patience:", f"no better one in {patience} validations: this is the end")
+    if best:
+        kept = best_path(out)
+        where = f", kept as {kept}" if best.step < current.step and kept.exists() else ""
+        loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
+        progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = choose_prompt(args.prompt, current.tokenizer)
     words = ["generate", "--checkpoint", str(out), "--prompt", prompt, "--seed", "1"]
