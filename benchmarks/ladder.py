@@ -209,8 +209,13 @@ def equal_time_row(name: str, figure: dict[str, Any]) -> str:
 
 
 def rendered(readme: str, results: Results) -> str:
-    """README.md with its sections between `<!-- begin NAME -->` and `<!-- end NAME -->` renewed."""
-    for name, text in sections(results).items():
+    """README.md with the parts that this script measures renewed."""
+    return renewed(readme, sections(results))
+
+
+def renewed(readme: str, texts: dict[str, str]) -> str:
+    """README.md with these texts between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    for name, text in texts.items():
         begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
         before, rest = readme.split(begin)
         readme = before + begin + text + end + rest.split(end.lstrip("\n"), 1)[1]

@@ -24,8 +24,8 @@ RUNGS = {
 }
 # Whatever else a resumed run has to pick up: a step of several batches, dropout, a schedule.
 RUNGS["modern, with everything"] = [
-    *RUNGS["modern"], "--gradient-accumulation-steps", "3", "--dropout", "0.2", "--grad-clip", "0.5",
-    "--warmup-steps", "9", "--weight-decay", "0.1", "--patience", "1000",
+    *RUNGS["modern"], *["--gradient-accumulation-steps", "3", "--dropout", "0.2"],
+    *["--grad-clip", "0.5", "--warmup-steps", "9", "--weight-decay", "0.1", "--patience", "1000"],
 ]  # fmt: skip
 STEPS = 40
 
@@ -38,7 +38,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def command(rung, *flags, steps=STEPS):
-    return ["train", "--model", rung.split(",")[0], "--data", "text.txt", "--steps", str(steps), "-n", "1",
+    model = rung.split(",")[0]
+    return ["train", "--model", model, "--data", "text.txt", "--steps", str(steps), "-n", "1",
             "--eval-every", "7", *RUNGS[rung], *flags]  # fmt: skip
 
 
