@@ -123,10 +123,11 @@ def sections(results: dict[str, Figures]) -> dict[str, str]:
     slow, made = results["speed"], results["names"]
     lines += [
         "",
-        f"On {slow['python']} a step of `shakespeare` took {slow['seconds_per_step']} s (the median "
-        f"of {SPEED_STEPS}), so all of it would take {slow['hours']} hours. Of {made['made']} names "
-        f"that the other model made, {made['unique']} were different and {made['new']} new, that "
-        f"is, not among those that it had learned from: {', '.join(made['examples'])}.",
+        f"On {slow['python']} a step of `shakespeare` took {slow['seconds_per_step']} s (the "
+        f"median of {SPEED_STEPS}), so all of it would take {slow['hours']} hours. Of "
+        f"{made['made']} names that the other model made, {made['unique']} were different and "
+        f"{made['new']} new, that is, not among those that it had learned from: "
+        f"{', '.join(made['examples'])}.",
     ]
     return {
         "recipes": "\n".join(lines),
