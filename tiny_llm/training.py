@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
-from tiny_llm.batches import Batches, Contexts, Examples, Targets
+from tiny_llm.batches import Batches, Contexts, Corpus, Targets, examples_of
 from tiny_llm.contract import LanguageModel, Parameters, add_scaled, scaled
 from tiny_llm.matmul import PYPY, use
 from tiny_llm.ops import cross_entropy
@@ -108,7 +108,7 @@ def train(
     model: LanguageModel,
     optimizer: Optimizer,
     batches: Batches,
-    val_ids: list[int],
+    val_ids: Corpus,
     steps: int,
     learning_rate: Callable[[int], float],  # the schedule: step -> learning rate
     eval_every: int,
@@ -182,22 +182,22 @@ def memorizes(history: Sequence[Evaluation]) -> bool:
     )
 
 
-def evaluate(model: LanguageModel, ids: list[int], batch_tokens: int = 1024) -> float:
+def evaluate(model: LanguageModel, ids: Corpus, batch_tokens: int = 1024) -> float:
     """The mean loss on `ids` in nats per token: each token but the first is predicted once.
 
-    Rung 3 sees windows that do not overlap, so it has less context near the start of each. About
-    `batch_tokens` predictions are made at a time, to bound the memory. Raises ValueError for fewer
-    than two ids.
+    Rung 3 sees windows that do not overlap, so it has less context near the start of each. Of
+    lines, each is seen on its own. About `batch_tokens` predictions are made at a time, to bound
+    the memory. Raises ValueError for fewer than two ids.
     """
-    if len(ids) < 2:
+    examples = examples_of(ids, model.config.context_length, model.targets_per_context)
+    if len(examples.ids) < 2:
         raise ValueError(
-            f"a loss needs 2 tokens or more (one to see, one to predict), not {len(ids)}"
+            f"a loss needs 2 tokens or more (one to see, one to predict), not {len(examples.ids)}"
         )
-    examples = Examples(ids, model.config.context_length, model.targets_per_context)
     at_once = max(1, batch_tokens // model.targets_per_context)
     total = 0.0
     for first in range(0, len(examples), at_once):
         contexts, targets = examples.take(range(first, min(first + at_once, len(examples))))
         logits, _ = model.forward(contexts)
         total += cross_entropy(logits, targets)[0] * len(targets)
-    return total / (len(ids) - 1)
+    return total / (len(examples.ids) - 1)

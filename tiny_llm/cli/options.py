@@ -89,12 +89,45 @@ def prompt_text(text: str) -> str:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """--data, --encoding."""
+    add_data_group(parser)
+
+
+def add_data_group(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--data, --encoding, and the group for more of their kind."""
     group = parser.add_argument_group("text")
     group.add_argument(
-        "--data", metavar="FILE", help="a text file, or - for standard input (the built-in corpus)"
+        "--data",
+        metavar="FILE",
+        help="a text file, one of tokens (see prepare), or - for standard input (built-in corpus)",
     )
     group.add_argument(
         "--encoding", type=text_encoding, default="utf-8", help="of the text (%(default)s)"
+    )
+    return group
+
+
+def add_cutting(group: argparse._ArgumentGroup) -> None:
+    """How the text of a new run is cut into documents and tokens."""
+    group.add_argument(
+        "--lines",
+        action="store_true",
+        default=None,
+        help="every line is a document of its own (names): contexts do not go beyond it, and "
+        "lines throughout the text are held out",
+    )
+    group.add_argument(
+        "--tokenizer",
+        choices=("char", "bpe"),
+        help="tokens are characters, or pieces of words learned from the text (char)",
+    )
+    group.add_argument(
+        "--vocab-size", type=whole_number(1), metavar="N", help="different pieces (bpe: 512)"
+    )
+    group.add_argument(
+        "--tokenizer-file",
+        type=Path,
+        metavar="FILE",
+        help="a tokenizer made before: tokenizer.json, or a folder with vocab.json and merges.txt",
     )
 
 

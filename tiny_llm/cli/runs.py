@@ -12,9 +12,10 @@ from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
 from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
+from tiny_llm.cli.tokenizers import tokenizer_from
 from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
-from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.tokenizer import Tokenizer
 
 RUNS = Path("runs")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
@@ -39,6 +40,7 @@ class Options:
     eval_every: int
     patience: int  # evaluations without a better one after which the run ends; 0: it never does
     val_fraction: float
+    lines: bool  # every line is a document of its own
     seed: int
     matmul: str
     workers: int
@@ -73,7 +75,7 @@ class Run:
 
     rung: str
     model: LanguageModel
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     optimizer: Optimizer
     options: Options
     step: int = 0  # steps done
@@ -87,7 +89,7 @@ def save_run(path: Path, run: Run) -> None:
         "format": 1,
         "model": run.rung,
         "config": dataclasses.asdict(run.model.config),
-        "tokenizer": {"kind": "char", "characters": run.tokenizer.itos},
+        "tokenizer": run.tokenizer.state(),
         "training": dataclasses.asdict(run.options),
         "step": run.step,
         "best": run.best and dataclasses.asdict(run.best),
@@ -120,9 +122,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
     if metadata["format"] != 1:
         raise ValueError(f"its format is {metadata['format']!r}")
     rung = RUNGS[metadata["model"]]
-    if metadata["tokenizer"]["kind"] != "char":
-        raise ValueError(f"its tokenizer is {metadata['tokenizer']['kind']!r}")
-    tokenizer = CharTokenizer(metadata["tokenizer"]["characters"])
+    tokenizer = tokenizer_from(metadata["tokenizer"])
     model = rung.model(_record(rung.config, metadata["config"]))
     if model.config.vocab_size != tokenizer.vocab_size:
         raise ValueError("its alphabet and its vocabulary differ in size")

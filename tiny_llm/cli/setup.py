@@ -5,48 +5,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any
 
-from tiny_llm.batches import Batches, split
+from tiny_llm.batches import Batches, beginning
 from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.material import Material, Source, known_material, new_material
 from tiny_llm.cli.options import chosen_matmul
 from tiny_llm.cli.rungs import RUNGS, Rung, build_config, build_optimizer, flag
 from tiny_llm.cli.runs import Best, Options, Run, load_run
-from tiny_llm.cli.texts import Text
-from tiny_llm.contract import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.parallel import Workers, default_count
-from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.training import Step, train
 
-VAL_FRACTION = 0.1
 VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless --eval-every says otherwise
 
 
-class Material(NamedTuple):
-    """The text as a run sees it."""
-
-    text: Text
-    ids: list[int]  # all of them
-    train_ids: list[int]
-    val_ids: list[int]  # the first of the held-out ones: those that each validation predicts
-    batches: Batches
-    val_fraction: float
-
-
-def begin(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
+def begin(args: argparse.Namespace, source: Source) -> tuple[Run, Material]:
     """A new run, as the flags and the rung's defaults describe it."""
     name = args.model or "mlp"
     rung = RUNGS[name]
-    tokenizer = CharTokenizer.from_text(text.content)
-    seed = args.seed or 0
-    model = rung.model(build_config(name, tokenizer.vocab_size, args), seed=seed)
-    val_fraction = args.val_fraction or VAL_FRACTION
-    batch_size = args.batch_size or rung.batch_size
-    material = prepare(model, tokenizer, text, val_fraction, batch_size, seed)
+    material = new_material(source, args)
+    config = build_config(name, material.tokenizer.vocab_size, args)
+    model = rung.model(config, seed=args.seed or 0)
     options = _options(args, rung, material, model)
-    return Run(name, model, tokenizer, build_optimizer(options), options), material
+    return Run(name, model, material.tokenizer, build_optimizer(options), options), material
 
 
 def _options(args: argparse.Namespace, rung: Rung, material: Material, model: Any) -> Options:
@@ -58,7 +41,9 @@ def _options(args: argparse.Namespace, rung: Rung, material: Material, model: An
 
     passes = args.repeat or rung.repeat
     accumulation = args.gradient_accumulation_steps or 1
-    steps = args.steps or max(1, passes * material.batches.steps_per_pass // accumulation)
+    batch_size = args.batch_size or rung.batch_size
+    batches = _batches(model, material, batch_size, args.seed or 0)
+    steps = args.steps or max(1, passes * batches.steps_per_pass // accumulation)
     learning_rate = args.learning_rate or rung.learning_rate
     min_lr = given("min_lr", learning_rate / 10)
     if min_lr > learning_rate:
@@ -73,33 +58,58 @@ def _options(args: argparse.Namespace, rung: Rung, material: Material, model: An
         beta1=given("beta1", 0.9),
         beta2=given("beta2", 0.99),
         grad_clip=given("grad_clip", 0.0),
-        batch_size=material.batches.batch_size,
+        batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         steps=steps,
         eval_every=args.eval_every or max(1, steps // EVALUATIONS),
         patience=args.patience or 0,
         val_fraction=material.val_fraction,
+        lines=material.lines,
         seed=args.seed or 0,
         matmul=chosen_matmul(args.matmul, "auto"),
-        workers=args.workers or default_count(model, material.batches.batch_size),
-        text_sha256=material.text.sha256,
+        workers=args.workers or default_count(model, batch_size),
+        text_sha256=material.sha256,
     )
 
 
-def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
+def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
+    """What each step trains on. Raises ValueError for a text that is shorter than a context."""
+    length, targets = model.config.context_length, model.targets_per_context
+    return Batches(material.train, length, targets, batch_size, seed)
+
+
+def resume(args: argparse.Namespace, source: Source) -> tuple[Run, Material]:
     """The run in the checkpoint, as it was. --steps or --repeat make it longer; all else stays."""
     run = load_run(args.resume)
     options = run.options
     build_config(run.rung, run.tokenizer.vocab_size, args)  # refuses a size of another rung
-    if text.sha256 != options.text_sha256:
+    if source.sha256 != options.text_sha256:
         raise UserError(
-            f"{args.resume} was trained on another text than {text.name}; "
+            f"{args.resume} was trained on another text than {source.name}; "
             f"give the same text again with --data"
         )
+    _refuse_changes(args, run)
+    material = known_material(source, run.tokenizer, options.val_fraction, options.lines)
+    passes = args.repeat or 0
+    batches = _batches(run.model, material, options.batch_size, options.seed)
+    accumulation = options.gradient_accumulation_steps
+    steps = args.steps or passes * batches.steps_per_pass // accumulation or options.steps
+    if steps < options.steps:
+        raise UsageError(
+            f"a run of {options.steps} steps can be made longer, not {steps} steps long"
+        )
+    run.options = dataclasses.replace(options, steps=steps)
+    return run, material
+
+
+def _refuse_changes(args: argparse.Namespace, run: Run) -> None:
+    """Raises UsageError for a flag that would make another run of it."""
     settled = {
         "model": run.rung,
+        "tokenizer": run.tokenizer.kind,
+        "vocab_size": run.tokenizer.vocab_size,
         **dataclasses.asdict(run.model.config),
-        **dataclasses.asdict(options),
+        **dataclasses.asdict(run.options),
     }
     del settled["steps"]
     for name, value in settled.items():
@@ -107,16 +117,6 @@ def resume(args: argparse.Namespace, text: Text) -> tuple[Run, Material]:
             raise UsageError(
                 f"{flag(name)} cannot change in a resumed run (it is {value}); leave it out"
             )
-    material = prepare(
-        run.model, run.tokenizer, text, options.val_fraction, options.batch_size, options.seed
-    )
-    steps = args.steps or (args.repeat or 0) * material.batches.steps_per_pass or options.steps
-    if steps < options.steps:
-        raise UsageError(
-            f"a run of {options.steps} steps can be made longer, not {steps} steps long"
-        )
-    run.options = dataclasses.replace(options, steps=steps)
-    return run, material
 
 
 def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
@@ -139,8 +139,8 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
         steps = train(
             current.model,
             current.optimizer,
-            material.batches,
-            material.val_ids,
+            _batches(current.model, material, options.batch_size, options.seed),
+            beginning(material.val, VAL_TOKENS),
             options.steps,
             learning_rate,
             options.eval_every,
@@ -169,20 +169,3 @@ def _take_note(current: Run, step: Step) -> None:
     current.step = step.number
     if step.val_loss is not None and not (current.best and current.best.val_loss <= step.val_loss):
         current.best = Best(step.number, step.val_loss)
-
-
-def prepare(
-    model: LanguageModel,
-    tokenizer: CharTokenizer,
-    text: Text,
-    val_fraction: float,
-    batch_size: int,
-    seed: int,
-) -> Material:
-    """The text as ids, split and put in batches. Raises ValueError if it is too short for that."""
-    ids = tokenizer.encode(text.content)
-    train_ids, val_ids = split(ids, val_fraction)
-    batches = Batches(
-        train_ids, model.config.context_length, model.targets_per_context, batch_size, seed
-    )
-    return Material(text, ids, train_ids, val_ids[: VAL_TOKENS + 1], batches, val_fraction)

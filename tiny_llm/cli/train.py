@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tiny_llm import checkpoint
+from tiny_llm.batches import beginning, running
 from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.keeping import Keeper, best_path, make_room
+from tiny_llm.cli.material import Material, read_source
 from tiny_llm.cli.metrics import metrics_path
 from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run
 from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import Material, begin, is_exhausted, resume, steps_of
-from tiny_llm.cli.texts import choose_prompt, read_text
+from tiny_llm.cli.setup import VAL_TOKENS, begin, is_exhausted, resume, steps_of
+from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.contract import rows_of
 from tiny_llm.parallel import WorkerDied
 from tiny_llm.training import Diverged
@@ -46,7 +48,7 @@ def add_parser(commands: Any) -> None:
         help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
         "flags on the command line win",
     )
-    flags.add_data(parser)
+    flags.add_cutting(flags.add_data_group(parser))
     flags.add_sizes(parser)
     flags.add_training(parser)
     _add_saving(parser)
@@ -77,8 +79,8 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
-    text = read_text(args.data, args.encoding)
-    current, material = resume(args, text) if args.resume else begin(args, text)
+    source = read_source(args.data, args.encoding)
+    current, material = resume(args, source) if args.resume else begin(args, source)
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
     metrics = args.metrics or metrics_path(out)
@@ -141,34 +143,47 @@ def _introduce(current: Run, material: Material, progress: Progress) -> None:
     config = dataclasses.asdict(current.model.config)
     vocab_size = config.pop("vocab_size")
     sizes = ", ".join(f"{name} {value}" for name, value in config.items())
-    options, text = current.options, material.text
-    pairs = bigram_loss(material.train_ids, material.val_ids, vocab_size)
-    held_out = len(material.ids) - len(material.train_ids)
-    counted = len(material.val_ids) - 1
+    options, unit = current.options, material.unit
+    learned, held_out = material.sizes
+    val = beginning(material.val, VAL_TOKENS)
+    counted = len(running(val)) - 1
     some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
+    which = "every few lines some, in all" if material.lines else "the last"
     progress.fact(
         "text:",
-        f"{text.name}, {len(material.ids):,} characters, {vocab_size} different; "
-        f"the last {held_out:,} are held out for validation{some}",
+        f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
+        f"{which} {held_out:,} are held out for validation{some}",
     )
     progress.fact(
         "model:",
         f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
     )
-    progress.fact(
-        "training:",
-        f"{options.steps:,} steps of {options.batch_size} contexts "
-        f"({options.steps / material.batches.steps_per_pass:.3g} passes over the text) with "
-        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}"
-        + (f", {options.workers} workers" if options.workers > 1 else ""),
-    )
+    progress.fact("training:", _training(current, learned))
     progress.fact(
         "yardstick:",
-        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per "
-        f"character, counting pairs {pairs:.3f} (on the held-out text)",
+        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
+        f"counting pairs {bigram_loss(material.train, val, vocab_size):.3f} (on the held-out text)",
     )
     if current.step:
         progress.fact("resumed:", f"at step {current.step}")
+
+
+def _training(current: Run, learned: int) -> str:
+    """How it is trained: steps, batches, passes, optimizer, and what is not as usual."""
+    options = current.options
+    several = options.gradient_accumulation_steps
+    contexts = several * options.batch_size
+    tokens = contexts * current.model.targets_per_context * options.steps
+    parts = [
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
+        f"gradients clipped at {options.grad_clip:g}" if options.grad_clip else "",
+        f"{options.workers} workers" if options.workers > 1 else "",
+    ]
+    return (
+        f"{options.steps:,} steps of {f'{several} x ' if several > 1 else ''}{options.batch_size} "
+        f"contexts ({tokens / learned:.3g} passes over the text) with "
+        f"{', '.join(filter(None, parts))}"
+    )
 
 
 def count_parameters(current: Run) -> int:
