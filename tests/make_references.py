@@ -1,10 +1,12 @@
 """Write tests/references/*.json: what PyTorch and Hugging Face compute, for tests without them.
 
-    pip install torch==2.13.0 transformers
+    pip install torch==2.13.0 transformers tokenizers
     python tests/make_references.py
 
 Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, and twenty
 steps of AdamW. Inputs are rounded, so that the files stay small; results have all their digits.
+And a byte-level BPE: what Hugging Face's tokenizers learn from the corpus, the ids that they give
+to texts that are easily cut wrong, and the text of ids that make no whole characters.
 """
 
 import json
@@ -22,6 +24,28 @@ ADAMW = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "weight_decay": 0.1}
 ADAMW_STEPS = 20
 SCHEDULE = {"peak": 0.1, "warmup_steps": 5, "floor": 0.1}
 CLIP = 1.0
+
+BPE_CORPUS = Path(__file__).parent.parent / "corpus.txt"
+BPE_VOCAB_SIZE = 640
+END_OF_TEXT = "<|endoftext|>"
+HARD_TEXTS = [
+    "",
+    " ",
+    "it's they're we've I'm you'll he'd don't IT'S 's's 'x ''s 'll'",
+    "12 3,456.78 1st ²½Ⅷ ١٢٣ 3€",  # superscript, half, Roman, Arabic
+    "\t\ttabs\tand\r\nlines\n\n\nand \x0b\x0c more",
+    "runs   of    spaces     \n   before  and behind   ",
+    "\u00a0no\u00a0break\u2003em\u3000wide\u2028line\x85next\x1cseparator\x1f",
+    "snake_case __init__ a_b_1 _",
+    "👩\u200d👩\u200d👦 👍🏽 🇩🇪 ❤\ufe0f",
+    "e\u0301 n\u0303 \u0915\u094d\u0937\u093f \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22",
+    "שלום مرحبا \u200f\u202b",
+    "日本語のテキスト 中文。한국어 一二三",
+    "\x00\x01\x1b[31m\x7f\ufeff\ufffd",
+    "\U0001d400\U0001d7d8\U00010107\U0001f10b\U000e0041\U0010ffff",  # beyond 16 bits
+    f"{END_OF_TEXT} the model {END_OF_TEXT}{END_OF_TEXT}",
+    "the language model reads the text and guesses the next token.\n",
+]
 
 
 def hugging_face_model(config):
@@ -191,8 +215,50 @@ def training_reference():
     }  # fmt: skip
 
 
+def train_hugging_face(texts, vocab_size):
+    """Hugging Face's byte-level BPE after training; a pair has to occur twice."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def learned_merges(hugging_face):
+    """The merges, each as two names with a space between."""
+    merges = json.loads(hugging_face.to_str())["model"]["merges"]
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+
+def bpe_reference():
+    """Merges learned from the corpus, ids of hard texts, and texts of hard ids."""
+    from tokenizers import decoders
+
+    corpus = BPE_CORPUS.read_text("utf-8")
+    hugging_face = train_hugging_face([corpus], BPE_VOCAB_SIZE)
+    hugging_face.decoder = decoders.ByteLevel()
+    rng = random.Random("BPE")
+    size = hugging_face.get_vocab_size()
+    id_lists = [[rng.randrange(size) for _ in range(rng.randrange(1, 9))] for _ in range(60)]
+    return {
+        "vocab_size": BPE_VOCAB_SIZE,
+        "merges": learned_merges(hugging_face),
+        "texts": [[text, hugging_face.encode(text).ids] for text in HARD_TEXTS],
+        "decoded": [[ids, hugging_face.decode(ids)] for ids in id_lists],
+    }
+
+
 def compute(name):
     """What belongs into references/NAME.json."""
+    if name == "bpe":
+        return bpe_reference()
     if name == "adamw":
         return adamw_reference()
     if name == "training":
@@ -205,7 +271,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", "adamw", "training"]
+NAMES = ["gpt2_tied", "gpt2_untied", "adamw", "training", "bpe"]
 
 
 def main():

@@ -106,6 +106,7 @@ def test_the_stored_files_stay_small():
 def with_torch():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    pytest.importorskip("tokenizers")
 
 
 def close(ours, theirs):

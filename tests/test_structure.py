@@ -14,6 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "tiny_llm"
 # A module imports only what stands above it. Inside a folder there may be any order, but no circle.
 ORDER = [
     "tokenizer",
+    "pretokenize",
+    "bpe",
+    "bpe_files",
     "batches",
     "yardsticks",
     "matmul",

@@ -77,3 +77,33 @@ def test_an_alphabet_holds_single_characters_each_once(alphabet):
 def test_decode_refuses_an_id_outside_the_vocabulary(token):
     with pytest.raises(ValueError, match="outside the vocabulary"):
         CharTokenizer.from_text("ab").decode([token])
+
+
+@given(st.text(min_size=1))
+def test_the_bytes_of_the_tokens_are_those_of_the_text(text):
+    tokenizer = CharTokenizer.from_text(text)
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode("utf-8")
+
+
+def test_there_are_no_bytes_of_an_unknown_id():
+    with pytest.raises(ValueError, match="token id 2 is outside the vocabulary of 2"):
+        CharTokenizer.from_text("ab").token_bytes(2)
+
+
+def test_a_state_gives_the_tokenizer_again():
+    state = CharTokenizer("ba\n").state()
+    assert state == {"kind": "char", "characters": ["b", "a", "\n"]}
+    assert CharTokenizer.from_state(state).itos == ["b", "a", "\n"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None, {}, {"kind": "char"}, {"kind": "bpe", "characters": ["a"]},
+        {"kind": "char", "characters": "ab"}, {"kind": "char", "characters": [1]},
+        {"kind": "char", "characters": []}, {"kind": "char", "characters": [["a"]]},
+    ],
+)  # fmt: skip
+def test_nonsense_is_no_state(state):
+    with pytest.raises(ValueError):
+        CharTokenizer.from_state(state)

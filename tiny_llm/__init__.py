@@ -5,6 +5,7 @@ above it (this one and the command line may import all). The public names are li
 """
 
 from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.bpe import BPETokenizer
 from tiny_llm.batches import Batches, split
 from tiny_llm.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.ops import cross_entropy
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CharTokenizer",
+    "BPETokenizer",
     "Batches",
     "split",
     "bigram_loss",

@@ -5,12 +5,39 @@
 A network computes with numbers, so every text is first cut into tokens and every token becomes an
 id. Here a token is one character, and its id is its place in the sorted alphabet of the training
 text: the scheme of Karpathy's char-rnn (2015), with its traditional names `stoi` ("string to
-integer") and `itos`. Large models cut text into longer pieces, but the models above see ids alone.
+integer") and `itos`. Large models cut text into longer pieces (bpe.py), but a model sees ids alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What every tokenizer can do, whatever its tokens are: CharTokenizer here, BPETokenizer."""
+
+    kind: str  # by which a checkpoint names it
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of different tokens, V."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of the tokens of `text`. Raises ValueError for text that it cannot encode."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`. Raises ValueError for an unknown id."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes of one token. Raises ValueError for an unknown id."""
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to build it again, as plain data for JSON."""
+
+    @classmethod
+    def from_state(cls, state: Any) -> Tokenizer:
+        """The inverse of `state`. Raises ValueError for anything else."""
 
 
 class CharTokenizer:
@@ -19,6 +46,8 @@ class CharTokenizer:
     stoi: dict, character -> id. itos: list, id -> character.
     Raises ValueError for an empty alphabet or a character that stands in it twice.
     """
+
+    kind = "char"
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.itos = list(characters)
@@ -52,9 +81,31 @@ class CharTokenizer:
         """The text of `ids`; the inverse of `encode`. Raises ValueError for an unknown id."""
         ids = list(ids)
         for token in ids:
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
+            self._check(token)
         return "".join(self.itos[token] for token in ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes of one character. Raises ValueError for an unknown id."""
+        self._check(token)
+        return self.itos[token].encode("utf-8", "surrogatepass")
+
+    def _check(self, token: int) -> None:
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to build it again, as plain data for JSON."""
+        return {"kind": self.kind, "characters": list(self.itos)}
+
+    @classmethod
+    def from_state(cls, state: Any) -> CharTokenizer:
+        """The inverse of `state`. Raises ValueError for anything else."""
+        characters = state.get("characters") if isinstance(state, dict) else None
+        if not isinstance(characters, list) or state.get("kind") != cls.kind:
+            raise ValueError("this is not the state of a character tokenizer")
+        if not all(isinstance(character, str) for character in characters):
+            raise ValueError("an alphabet holds single characters, each of them once")
+        return cls(characters)
 
 
 def _listed(characters: list[str], most: int = 100) -> str:
