@@ -6,12 +6,12 @@ import argparse
 import math
 from typing import Any
 
-from tiny_llm.batches import split
+from tiny_llm.batches import Corpus, beginning, running
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.material import Material, Source, known_material, read_source, whole
 from tiny_llm.cli.runs import Run
-from tiny_llm.cli.texts import Text, read_text
 from tiny_llm.training import evaluate
 from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
@@ -22,7 +22,8 @@ def add_parser(commands: Any) -> None:
         "eval",
         help="loss, perplexity and bits per character of a saved model on a text",
         description="Loss, perplexity and bits per character of a saved model on a text. The text "
-        "that it was trained on is split as it was then: the validation part is new to the model.",
+        "that it was trained on is split as it was then: the validation part is new to the model, "
+        "and of the training part as much is predicted.",
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
@@ -33,34 +34,51 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table: a row for each part of the text, and for each yardstick."""
     current = open_checkpoint(args)
-    text = read_text(args.data, args.encoding)
-    ids = _encode(current, text)
+    source = read_source(args.data, args.encoding)
+    material = _material(current, source)
     vocab_size = current.tokenizer.vocab_size
-    if text.sha256 == current.options.text_sha256:
-        train, val = split(ids, current.options.val_fraction)
-        parts = [("training part", train), ("validation part", val)]
-        yardsticks = [("counting pairs, validation part", bigram_loss(train, val, vocab_size))]
+    print(f"{'':<32}{material.unit + 's':>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
+    if source.sha256 == current.options.text_sha256:
+        train = beginning(material.train, len(running(material.val)) - 1)
+        all_of_it = len(running(train)) == len(running(material.train))
+        _print_part(f"training part{'' if all_of_it else ', its beginning'}", train, current)
+        _print_part("validation part", material.val, current)
+        pairs = bigram_loss(material.train, material.val, vocab_size)
+        _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
     else:
-        parts, yardsticks = [(text.name, ids)], []
-    rows = [_row(name, f"{len(part):,}", evaluate(current.model, part)) for name, part in parts]
-    print(f"{'':<32}{'characters':>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
-    print("\n".join(rows))
-    for name, loss in [*yardsticks, ("guessing", guessing_loss(vocab_size))]:
-        print(_row(name, "", loss))
+        _print_part(material.name, material.val, current)
+    _print_row("guessing", "", guessing_loss(vocab_size), _ratio(material.val, current))
     return 0
 
 
-def _encode(current: Run, text: Text) -> list[int]:
-    """The ids of the text. Raises UserError for characters that the model does not know."""
+def _material(current: Run, source: Source) -> Material:
+    """The text as the model reads it. Raises UserError for characters that it does not know."""
+    options = current.options
+    is_own = source.sha256 == options.text_sha256
     try:
-        return current.tokenizer.encode(text.content)
+        if is_own:
+            return known_material(
+                source, current.tokenizer, options.val_fraction, options.lines
+            )
+        return whole(source, current.tokenizer, options.lines)
     except ValueError as error:
-        other = f"it was trained on another text than {text.name}, name one with --data; "
-        is_other = text.sha256 != current.options.text_sha256
-        raise UserError(f"{other if is_other else ''}{error}") from None
+        other = f"it was trained on another text than {source.name}, name one with --data; "
+        raise UserError(f"{'' if is_own else other}{error}") from None
 
 
-def _row(name: str, count: str, loss: float) -> str:
+def _ratio(part: Corpus, current: Run) -> float:
+    """Tokens predicted for one character of the part."""
+    ids = running(part)[1:]  # the first is not predicted
+    return len(ids) / max(1, len(current.tokenizer.decode(ids)))
+
+
+def _print_part(name: str, part: Corpus, current: Run) -> None:
+    loss = evaluate(current.model, part)
+    _print_row(name, f"{len(running(part)):,}", loss, _ratio(part, current))
+
+
+def _print_row(name: str, count: str, loss: float, tokens_per_character: float) -> None:
     """One line of the table; a nat is 1 / ln 2 bits, and perplexity e to the loss."""
     perplexity = math.exp(min(loss, 700.0))  # beyond that a float cannot hold it
-    return f"{name[-31:]:<32}{count:>11}{loss:>8.3f}{perplexity:>12.2f}{loss / math.log(2):>15.3f}"
+    bits = loss * tokens_per_character / math.log(2)
+    print(f"{name[-31:]:<32}{count:>11}{loss:>8.3f}{perplexity:>12.2f}{bits:>15.3f}", flush=True)

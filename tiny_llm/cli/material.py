@@ -47,10 +47,6 @@ class Material(NamedTuple):
         """The tokens of the two parts."""
         return len(running(self.train)), len(running(self.val))
 
-    def characters(self, part: Corpus) -> int:
-        """How many characters the tokens of a part stand for."""
-        return len(self.tokenizer.decode(running(part)))
-
 
 class Source(NamedTuple):
     """What --data names, before it is cut into tokens."""
@@ -119,3 +115,20 @@ def known_material(
         assert source.text
         train, val = map(tokenizer.encode, split(source.text.content, val_fraction))
     return Material(source.name, tokenizer, train, val, val_fraction, lines, source.sha256)
+
+
+def whole(source: Source, tokenizer: Tokenizer, lines: bool) -> Material:
+    """All of a text that no run has split, as its `val`. Raises ValueError if it is too short."""
+    val: Corpus
+    if source.file:
+        if source.file.tokenizer != tokenizer.state():
+            raise ValueError(f"{source.name} holds tokens of another tokenizer")
+        val = source.file.val
+    else:
+        assert source.text
+        text = source.text.content
+        if lines:
+            val = Lines(map(tokenizer.encode, text.split("\n")), tokenizer.encode("\n")[0])
+        else:
+            val = tokenizer.encode(text)
+    return Material(source.name, tokenizer, [], val, 0.0, lines, source.sha256)
