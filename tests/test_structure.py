@@ -17,6 +17,8 @@ ORDER = [
     "pretokenize",
     "bpe",
     "bpe_files",
+    "token_file",
+    "documents",
     "batches",
     "yardsticks",
     "matmul",

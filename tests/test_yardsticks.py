@@ -1,12 +1,13 @@
 """The two losses that every model is measured against."""
 
+from array import array
 from math import exp, log
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
 
-from tiny_llm import bigram_loss, guessing_loss
+from tiny_llm import Lines, bigram_loss, guessing_loss, yardsticks
 
 V = 4
 tokens = st.integers(0, V - 1)
@@ -39,3 +40,23 @@ def test_without_counts_a_pair_costs_as_much_as_guessing(val):
 def test_a_regular_text_costs_less_than_guessing_and_more_than_nothing():
     text = [0, 1, 2, 3] * 50
     assert 0 < bigram_loss(text, text, V) < 0.1 < guessing_loss(V)
+
+
+def test_ids_may_lie_in_a_memoryview():
+    train, val = [0, 1, 0, 1, 0, 2, 3], [2, 0, 1, 1]
+    views = [memoryview(array("H", ids)) for ids in (train, val)]
+    assert bigram_loss(*views, V) == bigram_loss(train, val, V)
+
+
+def test_the_separators_of_lines_are_tokens():
+    train, val = Lines([[1, 2], [1]], separator=0), Lines([[1]], separator=0)
+    assert bigram_loss(train, val, V) == bigram_loss([0, 1, 2, 0, 1, 0], [0, 1, 0], V)
+
+
+def test_only_the_first_pairs_of_a_long_text_are_counted(monkeypatch):
+    start, val = [0, 1, 2, 0, 1], [0, 1, 2, 3, 3]
+    whole = bigram_loss(start, val, V)
+    monkeypatch.setattr(yardsticks, "MOST_COUNTED", 4)
+    assert bigram_loss([*start, 3, 3, 3, 3], val, V) == whole
+    monkeypatch.setattr(yardsticks, "MOST_COUNTED", 5)
+    assert bigram_loss([*start, 3, 3, 3, 3], val, V) != whole

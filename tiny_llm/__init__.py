@@ -6,7 +6,8 @@ above it (this one and the command line may import all). The public names are li
 
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.bpe import BPETokenizer
-from tiny_llm.batches import Batches, split
+from tiny_llm.token_file import open_tokens
+from tiny_llm.batches import Batches, Lines, split, split_lines
 from tiny_llm.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.ops import cross_entropy
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
@@ -22,8 +23,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CharTokenizer",
     "BPETokenizer",
+    "open_tokens",
     "Batches",
+    "Lines",
     "split",
+    "split_lines",
     "bigram_loss",
     "guessing_loss",
     "cross_entropy",

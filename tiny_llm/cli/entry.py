@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
-from tiny_llm.cli import bench, evaluate, generate, gradcheck, tokenizer, train, walk
+from tiny_llm.cli import bench, evaluate, generate, gradcheck, prepare, tokenizer, train, walk
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.training import Diverged
 
-COMMANDS = (train, generate, evaluate, gradcheck, bench, walk, tokenizer)
+COMMANDS = (train, generate, evaluate, gradcheck, bench, walk, tokenizer, prepare)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

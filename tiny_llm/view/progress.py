@@ -11,6 +11,7 @@ from tiny_llm.training import Step
 from tiny_llm.view.terminal import Style
 
 REFRESH = 0.1  # seconds between two states of the live line
+SELDOM = 10.0  # seconds between two lines where there is no live one
 LABEL = 11  # columns
 CLEAR_LINE = "\r\x1b[K"
 
@@ -57,6 +58,16 @@ class Progress:
             self.refreshed = now
             text = self._line(step.number, step.loss, None, now)[: self.style.width - 1]
             self._write(CLEAR_LINE + text)
+
+    def status(self, text: str) -> None:
+        """How far something is that has no steps: the live line, or elsewhere a line seldom."""
+        now = time.monotonic()
+        if now - self.refreshed > (REFRESH if self.live else SELDOM):
+            self.refreshed = now
+            if self.live:
+                self._write(CLEAR_LINE + text[: self.style.width - 1])
+            else:
+                self.note(text)
 
     def clear(self) -> None:
         """Take the live line away."""
