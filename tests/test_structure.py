@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "parallel",
     "checkpoint",
+    "kv_cache",
     "sampling",
     "attention_lm",
     "modern_block",

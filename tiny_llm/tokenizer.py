@@ -56,6 +56,10 @@ class CharTokenizer:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
         return "".join(self.itos[token] for token in ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        """What this token stands for, in UTF-8. Raises ValueError for an unknown id."""
+        return self.decode([token]).encode("utf-8", "surrogatepass")
+
 
 def _listed(characters: list[str], most: int = 100) -> str:
     """Characters for an error message: quoted, escaped where they cannot be seen."""
