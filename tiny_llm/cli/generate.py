@@ -27,8 +27,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the prompt and its continuation."""
+    """Print the prompt and its continuations."""
     current = open_checkpoint(args)
+    try:
+        current.tokenizer.encode(args.stop or "")
+    except ValueError as error:
+        raise UserError(f"--stop can never come: {error}") from None
     if args.show_attention and not hasattr(current.model, "attention"):
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     print_sample(current, args, args.seed or 0)
