@@ -25,13 +25,14 @@ from typing import TypeVar, Union
 Ids = Sequence[int]  # a list, or a memoryview of a token file
 Contexts = list[list[int]]  # B lists of 1 to context_length token ids
 Targets = list[int]  # one id for each row of logits
+Whole = TypeVar("Whole", list[int], str)
 Line = TypeVar("Line", bound=Sequence[object])
 
 ROUNDS = 6  # of a permutation; with 4, some orders of few examples come far too often
 
 
-def split(ids: list[int], val_fraction: float) -> tuple[list[int], list[int]]:
-    """The ids cut once into (training part, validation part); the second is the end of the text.
+def split(ids: Whole, val_fraction: float) -> tuple[Whole, Whole]:
+    """Ids or a text, cut once into (training part, validation part); the second is its end.
 
     Raises ValueError when either part has no pair of tokens (one to see, one to predict).
     """

@@ -16,7 +16,7 @@ import random
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Callable
+from typing import Callable, Optional
 
 from tiny_llm.contract import LanguageModel
 from tiny_llm.kv_cache import Past, Remembering, remember, seen
@@ -131,11 +131,13 @@ def generate_batch(
     top_p: float = 1.0,
     use_cache: bool = True,
     ended: Container[int] = (),
+    separator: Optional[int] = None,
 ) -> Iterator[dict[int, int]]:
     """Continue `prompt` once for each generator: yield, step by step, sample number -> its token.
 
     Sample i draws from rngs[i] alone, so it is the same text whatever is written beside it. The
     caller may add the number of a sample to `ended` between two steps, and it takes part no more.
+    A model of single lines begins anew at each `separator`, as it did in training.
     Raises ValueError for an empty prompt.
     """
     if not prompt:
@@ -156,8 +158,9 @@ def generate_batch(
             tokens[number] = sample.rng.choices(range(len(row)), weights=probabilities)[0]
         yield tokens
         for number, sample in samples.items():
-            window = slide(sample.window, tokens[number], model)
-            if len(window) <= len(sample.window):  # it slid: no token is where it was
+            is_new = tokens[number] == separator
+            window = slide([] if is_new else sample.window, tokens[number], model)
+            if len(window) <= len(sample.window):  # no token is where it was
                 sample.past = []
             sample.window = window
 

@@ -57,9 +57,7 @@ def _material(current: Run, source: Source) -> Material:
     is_own = source.sha256 == options.text_sha256
     try:
         if is_own:
-            return known_material(
-                source, current.tokenizer, options.val_fraction, options.lines
-            )
+            return known_material(source, current.tokenizer, options.val_fraction, options.lines)
         return whole(source, current.tokenizer, options.lines)
     except ValueError as error:
         other = f"it was trained on another text than {source.name}, name one with --data; "

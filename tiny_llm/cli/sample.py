@@ -35,12 +35,13 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
 
     Sample i has the seed `seed` + i, so --seed alone writes any of them again.
     """
-    prompt = choose_prompt(args.prompt, run.tokenizer)
+    prompt = prompt_of(run, args)
     ids = run.tokenizer.encode(prompt)
+    unit = "characters" if run.tokenizer.kind == "char" else "tokens"
     several = f"{args.num_samples} samples, " if args.num_samples > 1 else ""
     _heading(
         args,
-        f"prompt {prompt!r}, {several}{args.max_new_tokens} more characters at temperature "
+        f"prompt {prompt!r}, {several}{args.max_new_tokens} more {unit} at temperature "
         f"{args.temperature:g}, seed {seed}:\n",
     )
     for sample, text, is_last in in_order(_pieces(run, ids, args, seed)):
@@ -50,6 +51,11 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
             _heading(args, f"sample {sample + 2}, seed {seed + sample + 1}:\n")
     if args.show_attention:
         print_attention(run, ids, args)
+
+
+def prompt_of(run: Run, args: argparse.Namespace) -> str:
+    """What the run's samples begin with."""
+    return choose_prompt(args.prompt, run.tokenizer, run.options.lines)
 
 
 def _heading(args: argparse.Namespace, line: str) -> None:
@@ -85,6 +91,7 @@ def _batch(
         args.top_p,
         args.kv_cache,
         ended,
+        run.tokenizer.encode("\n")[0] if run.options.lines else None,
     ):
         for sample, token in tokens.items():
             text = streams[sample].add(token)

@@ -22,9 +22,8 @@ from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run
-from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import VAL_TOKENS, begin, is_exhausted, resume, steps_of
-from tiny_llm.cli.texts import choose_prompt
+from tiny_llm.cli.sample import print_sample, prompt_of
+from tiny_llm.cli.setup import VAL_TOKENS, batches_of, begin, is_exhausted, resume, steps_of
 from tiny_llm.contract import rows_of
 from tiny_llm.parallel import WorkerDied
 from tiny_llm.training import Diverged
@@ -135,7 +134,7 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
         )
-    current.tokenizer.encode(choose_prompt(args.prompt, current.tokenizer))
+    current.tokenizer.encode(prompt_of(current, args))
 
 
 def _introduce(current: Run, material: Material, progress: Progress) -> None:
@@ -148,17 +147,19 @@ def _introduce(current: Run, material: Material, progress: Progress) -> None:
     val = beginning(material.val, VAL_TOKENS)
     counted = len(running(val)) - 1
     some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
-    which = "every few lines some, in all" if material.lines else "the last"
+    which = f"the last {held_out:,}"
+    if material.lines:
+        which = f"every {round(1 / material.val_fraction)}th line, {held_out:,} {unit}s in all,"
     progress.fact(
         "text:",
         f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
-        f"{which} {held_out:,} are held out for validation{some}",
+        f"{which} are held out for validation{some}",
     )
     progress.fact(
         "model:",
         f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
     )
-    progress.fact("training:", _training(current, learned))
+    progress.fact("training:", _training(current, material))
     progress.fact(
         "yardstick:",
         f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
@@ -168,12 +169,11 @@ def _introduce(current: Run, material: Material, progress: Progress) -> None:
         progress.fact("resumed:", f"at step {current.step}")
 
 
-def _training(current: Run, learned: int) -> str:
+def _training(current: Run, material: Material) -> str:
     """How it is trained: steps, batches, passes, optimizer, and what is not as usual."""
     options = current.options
     several = options.gradient_accumulation_steps
-    contexts = several * options.batch_size
-    tokens = contexts * current.model.targets_per_context * options.steps
+    passes = options.steps * several / batches_of(current, material).steps_per_pass
     parts = [
         f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
         f"gradients clipped at {options.grad_clip:g}" if options.grad_clip else "",
@@ -181,7 +181,7 @@ def _training(current: Run, learned: int) -> str:
     ]
     return (
         f"{options.steps:,} steps of {f'{several} x ' if several > 1 else ''}{options.batch_size} "
-        f"contexts ({tokens / learned:.3g} passes over the text) with "
+        f"contexts ({passes:.3g} passes over the text) with "
         f"{', '.join(filter(None, parts))}"
     )
 
@@ -252,7 +252,7 @@ def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progr
         loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
-    prompt = choose_prompt(args.prompt, current.tokenizer)
+    prompt = prompt_of(current, args)
     words = ["generate", "--checkpoint", str(out), "--prompt", prompt, "--seed", "1"]
     command = shlex.join([*program().split(), *words])
     progress.note(

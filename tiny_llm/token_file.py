@@ -1,0 +1,225 @@
+"""Token ids as a file, so that a corpus may be far larger than memory.
+
+    tokens.bin        ids of the training part | ids of the validation part
+    tokens.bin.json   where the second part begins, the tokenizer, a fingerprint of tokens.bin
+
+Each id takes two bytes, the lower one first, and there is nothing else in tokens.bin: the layout of
+nanoGPT (Karpathy, 2022). To read it, the file is mapped: `mmap` makes it look like memory, and the
+system loads the pages that are looked at and drops them when it needs the room. A slice of it costs
+as little as one of a list, whatever the size of the file.
+
+The split stands in the file, so whoever trains on it holds out the same tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import mmap
+import os
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Union
+
+FORMAT = "tiny_llm tokens 1"
+MOST_IDS = 2**16  # different ones that two bytes can tell apart
+BLOCK = 2**20  # bytes that are hashed at a time
+
+
+class TokenFileError(ValueError):
+    """The file is no token file, or no longer what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What the JSON beside the ids says: plain data, no paths and no dates."""
+
+    tokens: int  # in both parts
+    train_tokens: int
+    documents: int  # in both parts
+    val_documents: int  # 0: the end of the only document is held out
+    tokenizer: dict[str, Any]  # its state
+    sha256: str  # of the ids, all bytes of the file
+
+    def __post_init__(self) -> None:
+        """Raises TokenFileError for what no writer would have written."""
+        counts = (self.tokens, self.train_tokens, self.documents, self.val_documents)
+        if (
+            not all(type(count) is int for count in counts)
+            or not 2 <= self.train_tokens <= self.tokens - 2
+            or not 0 <= self.val_documents < self.documents
+            or not isinstance(self.tokenizer, dict)
+            or not isinstance(self.sha256, str)
+        ):
+            raise TokenFileError("its numbers make no sense")
+
+
+class TokenFile(NamedTuple):
+    """An opened file. The ids are memoryviews: `train[5]` and `train[5:9].tolist()` are ids."""
+
+    train: memoryview
+    val: memoryview
+    description: Description
+    path: Path
+
+    @property
+    def tokenizer(self) -> dict[str, Any]:
+        """The state of the tokenizer that made the ids."""
+        return self.description.tokenizer
+
+    @property
+    def sha256(self) -> str:
+        """By which a resumed run knows its text again; as written, not computed anew."""
+        return self.description.sha256
+
+    def verify(self) -> None:
+        """Read all of the file. Raises TokenFileError unless its bytes are those once written."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            for block in iter(lambda: file.read(BLOCK), b""):
+                digest.update(block)
+        if digest.hexdigest() != self.sha256:
+            raise TokenFileError(
+                f"{self.path} is not what {description_path(self.path).name} describes: its bytes "
+                f"have changed; make both anew with tiny-lm prepare"
+            )
+
+
+def packed(ids: Iterable[int]) -> bytes:
+    """The ids as the file has them. Raises ValueError for one that needs more than two bytes."""
+    try:
+        numbers = array("H", ids)
+    except OverflowError:
+        raise ValueError(f"an id of {MOST_IDS:,} or more does not fit in two bytes") from None
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def description_path(path: Path) -> Path:
+    """Where the JSON of this token file is."""
+    return path.with_name(path.name + ".json")
+
+
+def write_tokens(
+    path: Path,
+    train: Iterable[bytes],
+    val: Iterable[bytes],
+    tokenizer: dict[str, Any],
+    documents: int = 1,
+    val_documents: int = 0,
+) -> Description:
+    """Write both parts, which come in blocks of `packed` ids, and the JSON beside them.
+
+    A crash at any moment but one leaves the old pair or the new one. Between the two renames at the
+    end, the old JSON stands beside the new ids: their sizes differ, or else `verify` finds it.
+    Raises ValueError when either part has no pair of tokens, and OSError when a file cannot be
+    written; what stood there before is then untouched.
+    """
+    path = Path(os.path.realpath(path))  # through a link to the file that it stands for
+    digest, counts = hashlib.sha256(), []
+    with _replacing(path, description_path(path)) as (ids, beside):
+        for name, blocks in (("training", train), ("validation", val)):
+            size = 0
+            for block in blocks:
+                ids.write(block)
+                digest.update(block)
+                size += len(block) // 2
+            if size < 2:
+                raise ValueError(
+                    f"the {name} part has {size} tokens, and 2 are the least (one to see, one to "
+                    f"predict); use a longer text or another validation fraction"
+                )
+            counts.append(size)
+        description = Description(
+            sum(counts), counts[0], documents, val_documents, tokenizer, digest.hexdigest()
+        )
+        content = {"format": FORMAT, **dataclasses.asdict(description)}
+        beside.write(json.dumps(content, indent=1).encode("ascii") + b"\n")
+    return description
+
+
+@contextmanager
+def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Temporary files beside these, flushed to the disk and put in their places if all goes well.
+
+    In order: the first before the second.
+    """
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    files: list[BinaryIO] = []
+    try:
+        for temporary in temporaries:
+            files.append(temporary.open("wb"))
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for temporary, path in zip(temporaries, paths):
+            temporary.replace(path)
+    finally:
+        for file, temporary in zip(files, temporaries):
+            with suppress(OSError):  # such as that of a full disk, which was raised already
+                file.close()
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def read_description(path: Path) -> Description:
+    """What the JSON beside the token file `path` says.
+
+    Raises TokenFileError, with what to do, if there is none or it is none, and OSError if it cannot
+    be read.
+    """
+    beside = description_path(path)
+    try:
+        content = json.loads(beside.read_bytes().decode("utf-8"))
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise TokenFileError(f"its format is not {FORMAT!r}")
+        return Description(**content)
+    except FileNotFoundError:
+        raise TokenFileError(
+            f"{path} has no {beside.name} beside it, which says where its validation part begins "
+            f"and what its ids mean; make both from the text with tiny-lm prepare"
+        ) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TokenFileError(
+            f"{beside} is damaged, or not from tiny-lm prepare: {error}; make it anew"
+        ) from None
+
+
+def is_token_file(path: Union[str, Path]) -> bool:
+    """Whether `open_tokens` is the way to read this: it ends in .bin, or has its JSON beside it."""
+    path = Path(path)
+    try:
+        return path.suffix == ".bin" or bool(read_description(path))
+    except (TokenFileError, OSError):
+        return False
+
+
+def open_tokens(path: Union[str, Path]) -> TokenFile:
+    """The token file `path`, mapped. Its JSON and its size are checked, its content is not read.
+
+    Raises TokenFileError, with what to do, if it is none, and OSError if it cannot be read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        description = read_description(path)
+        size = os.fstat(file.fileno()).st_size
+        if size != 2 * description.tokens:
+            raise TokenFileError(
+                f"{path} has {size:,} bytes, and by {description_path(path).name} it should have "
+                f"{2 * description.tokens:,}: one of the two was replaced or cut; make both anew "
+                f"with tiny-lm prepare"
+            )
+        ids = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast("H")
+    if sys.byteorder == "big":  # a rare machine, which needs a swapped copy in memory
+        swapped = array("H", ids.tobytes())
+        swapped.byteswap()
+        ids = memoryview(swapped)
+    boundary = description.train_tokens
+    return TokenFile(ids[:boundary], ids[boundary:], description, path)
