@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UserError
@@ -12,13 +11,9 @@ from tiny_llm.cli.runs import Run, load_run, newest_checkpoint
 from tiny_llm.cli.sample import print_sample
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `generate`."""
-    parser = commands.add_parser(
-        "generate",
-        help="continue a prompt with a saved model",
-        description="Continue a prompt with a saved model.",
-    )
+    parser.description = "Continue a prompt with a saved model."
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     flags.add_sampling(parser)

@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from tiny_llm import checkpoint
 from tiny_llm.batches import beginning, running
@@ -32,13 +32,9 @@ from tiny_llm.view.terminal import style_for
 from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train a model on a text, show what it writes, save it",
-        description="Train a model on a text, show what it writes, and save it.",
-    )
+    parser.description = "Train a model on a text, show what it writes, and save it."
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
     parser.add_argument(
@@ -135,6 +131,7 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
         )
     current.tokenizer.encode(prompt_of(current, args))
+    current.tokenizer.encode(args.stop or "")
 
 
 def _introduce(current: Run, material: Material, progress: Progress) -> None:
@@ -253,7 +250,9 @@ def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progr
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
-    words = ["generate", "--checkpoint", str(out), "--prompt", prompt, "--seed", "1"]
+    words = ["generate", "--checkpoint", str(out), "--seed", "1"]
+    if "\n" not in prompt:
+        words[3:3] = ["--prompt", prompt]
     command = shlex.join([*program().split(), *words])
     progress.note(
         f"\nsaved {out} (step {current.step}). To let it write more, type\n\n    {command}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.material import Material, read_source
@@ -16,13 +15,11 @@ from tiny_llm.view.terminal import style_for
 from tiny_llm.view.walk import walk
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `walk`."""
-    parser = commands.add_parser(
-        "walk",
-        help="show every stage of the modern block on one prompt, before and after training",
-        description="Take a prompt once through the modern block (rung 3) and show every stage "
-        "with its shape: with random weights, and with --train after training, too.",
+    parser.description = (
+        "Take a prompt once through the modern block (rung 3) and show every stage "
+        "with its shape: with random weights, and with --train after training, too."
     )
     parser.set_defaults(command=run, model="modern")
     parser.add_argument("--train", action="store_true", help="train, then walk once more")
