@@ -87,7 +87,7 @@ def new_material(source: Source, args: argparse.Namespace) -> Material:
 def _new_tokenizer(text: str, args: argparse.Namespace, val_fraction: float) -> Tokenizer:
     if args.vocab_size and (args.tokenizer != "bpe" or args.tokenizer_file):
         raise UsageError(
-            "--vocab-size is for a new --tokenizer bpe; an alphabet is as large as it is"
+            "--vocab-size is the size of a new --tokenizer bpe; without one, leave it out"
         )
     if args.tokenizer_file:
         return load_tokenizer(args.tokenizer_file)
