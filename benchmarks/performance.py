@@ -157,6 +157,21 @@ def workers() -> Figures:
     return {"1": seconds(1), "2": seconds(2)}
 
 
+def generation() -> Figures:
+    """Seconds for a token with the KV cache, and when everything is computed anew."""
+    from random import Random
+
+    from benchmarks.generation import CONFIG, PROMPT, continued, recomputing, with_cache
+    from tiny_llm import ModernLanguageModel
+
+    model, rng = ModernLanguageModel(CONFIG, seed=0), Random(0)
+    prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(PROMPT)]
+    continued(model, prompt, 20, use_cache=True)
+    continued(model, prompt, 2, use_cache=False)
+    cached, tokens = with_cache(model, prompt)
+    return {"cached": cached, "recomputing": recomputing(model, prompt, tokens, every=20)}
+
+
 def startup() -> Figures:
     """Seconds until Python has ended that did nothing, imported the package, printed its help."""
     commands = {
@@ -174,7 +189,8 @@ def startup() -> Figures:
 
 
 MEASUREMENTS: dict[str, Callable[[], Figures]] = {
-    function.__name__: function for function in (micro, small, ways, memory, workers, startup)
+    function.__name__: function
+    for function in (micro, small, ways, memory, workers, generation, startup)
 }
 
 # ---------------------------------------------------------------- all of them
@@ -244,6 +260,13 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
         (f"768 x 128 x 512: `{name}`, ns", "ways", _way(name))
         for name in ("loops", "mapped", "unrolled", "sumprod", "distances", "lanes")
     ),
+    (
+        "writing with the KV cache, tokens per second",
+        "generation",
+        lambda f: f"{1 / f['cached']:.0f}",
+    ),
+    ("the same, computing all anew", "generation", lambda f: f"{1 / f['recomputing']:.2f}"),
+    ("ratio", "generation", lambda f: f"{f['recomputing'] / f['cached']:.0f}"),
     ("`import tiny_llm`, ms", "startup", lambda f: f"{(f['import'] - f['bare']) * 1e3:.0f}"),
     ("`tiny-lm --help`, ms", "startup", lambda f: f"{(f['help'] - f['bare']) * 1e3:.0f}"),
 ]

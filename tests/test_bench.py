@@ -74,13 +74,13 @@ def test_the_multiply_adds_of_a_step_are_counted_exactly(size):
 
 
 def test_the_counted_products_are_those_that_really_run(monkeypatch):
-    real, product = [], matmul._product
+    real, in_use = [], matmul._in_use
 
-    def noted(rows, columns):
-        real.append((len(rows), len(columns[0]), len(columns)))
-        return product(rows, columns)
+    def noted(n, k, m):
+        real.append((n, k, m))
+        return in_use(n, k, m)
 
-    monkeypatch.setattr(matmul, "_product", noted)
+    monkeypatch.setattr(matmul, "_in_use", noted)
     bench.training_step(SIZES[0])()
     monkeypatch.undo()
     assert sorted(real) == sorted(bench.step_products(SIZES[0]).elements())

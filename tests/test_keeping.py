@@ -69,6 +69,20 @@ def test_a_resumed_run_goes_on_behind_its_checkpoint(torn):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
 
+def test_a_file_that_holds_no_metrics_is_kept_whenever_it_is_in_the_way():
+    Path("log").write_text("precious", encoding="utf-8")
+    assert train("-o", "m", "--stop-after", "7") == 0
+    assert main(["train", *FLAGS, "--resume", "m", "--metrics", "log"]) == 0
+    assert Path("log.bak").read_text("utf-8") == "precious"
+    assert [record["step"] for record in read_metrics(Path("log"))] == list(range(8, 31))
+
+
+@pytest.mark.parametrize("path", ["m", "m.best"])
+def test_metrics_do_not_go_where_a_checkpoint_does(path, capsys):
+    assert train("-o", "m", "--metrics", path) == 1
+    assert "choose another --metrics" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------- the best
 
 

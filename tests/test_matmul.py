@@ -17,6 +17,7 @@ from tiny_llm.matmul import (
     LANE_BITS,
     LONGEST_SUM,
     WAYS,
+    combined,
     distances,
     dot,
     fastest,
@@ -262,6 +263,9 @@ def test_transpose_turns_columns_into_rows():
 @given(matrices=factors(ANY_SIZE, smallest=1))
 def test_unrolled_adds_in_the_order_of_the_loops(matrices):
     assert repr(unrolled(*matrices)) == repr(loops(*matrices))  # to the bit, and NaN is NaN
+    rows, columns = matrices
+    if rows and columns:
+        assert repr(combined(rows, flipped(columns))) == repr(loops(rows, columns))
 
 
 # ---------------------------------------------------------------------------------- distances

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
 
-from tiny_llm import generate
+from tiny_llm import generate, generate_batch
 from tiny_llm.ops import softmax
-from tiny_llm.sampling import next_token_probabilities, slide
+from tiny_llm.sampling import TextStream, next_token_probabilities, slide
 
 LOGITS = [math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]
 
@@ -28,7 +28,12 @@ class Stub:
 
     def forward(self, contexts):
         self.seen += contexts
-        return [[0.0] * len(self.logits), self.logits], None  # the last row counts
+        rows = []
+        for context in contexts:  # the last row of each context counts
+            if self.targets_per_context > 1:
+                rows += [[0.0] * len(self.logits)] * (len(context) - 1)
+            rows.append(self.logits)
+        return rows, None
 
 
 # ---------------------------------------------------------------------------------- probabilities
@@ -268,3 +273,130 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say(chosen):
     assert chi_square(draws, expected) < 16  # exceeded once in 1000 by chance, with 3 degrees
     if chosen != (1.0, 0, 1.0):  # and the measure tells the two apart
         assert chi_square(draws, next_token_probabilities(LOGITS)) > 100
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+def texts_of(steps, n):
+    """The tokens of each of n samples."""
+    texts = [[] for _ in range(n)]
+    for tokens in steps:
+        for sample, token in tokens.items():
+            texts[sample].append(token)
+    return texts
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_sample_is_the_same_text_whatever_is_written_beside_it(build, n, use_cache):
+    model = build(context_length=4)
+    rngs = [Random(seed) for seed in range(n)]
+    texts = texts_of(generate_batch(model, [1, 2], 15, rngs, use_cache=use_cache), n)
+    assert texts == [list(generate(model, [1, 2], 15, Random(seed))) for seed in range(n)]
+    assert len(set(map(tuple, texts))) == n
+
+
+def test_a_batch_is_drawn_with_the_same_options(build):
+    options = (0.5, 3, 0.9)
+    texts = texts_of(generate_batch(build(), [1], 9, [Random(0), Random(1)], *options), 2)
+    assert texts == [list(generate(build(), [1], 9, Random(seed), *options)) for seed in range(2)]
+
+
+def test_a_step_is_one_forward_of_all_that_are_left():
+    model, ended, sizes = Stub(context_length=3), set(), []
+    for number, tokens in enumerate(
+        generate_batch(model, [7], 5, [Random(i) for i in range(3)], ended=ended)
+    ):
+        sizes.append(len(model.seen))
+        model.seen.clear()
+        assert tokens.keys() == {0, 1, 2} - ended
+        ended |= {0: {1}, 2: {0}}.get(number, set())
+    assert sizes == [3, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_sample_that_ends_early_changes_no_other(build, use_cache):
+    model, ended, texts = build(context_length=4), set(), [[], [], []]
+    rngs = [Random(seed) for seed in range(3)]
+    for step, tokens in enumerate(
+        generate_batch(model, [1, 2], 12, rngs, use_cache=use_cache, ended=ended)
+    ):
+        for sample, token in tokens.items():
+            texts[sample].append(token)
+        ended |= {2: {1}, 6: {0}}.get(step, set())
+    alone = [list(generate(model, [1, 2], 12, Random(seed))) for seed in range(3)]
+    assert texts == [alone[0][:7], alone[1][:3], alone[2]]
+
+
+def test_a_batch_ends_when_all_its_samples_have():
+    ended = set()
+    steps = generate_batch(Stub(), [0], 99, [Random(0), Random(1)], ended=ended)
+    next(steps)
+    ended |= {0, 1}
+    assert list(steps) == []
+    assert list(generate_batch(Stub(), [0], 99, [])) == []
+
+
+def test_a_batch_needs_a_prompt():
+    with pytest.raises(ValueError, match="give at least one character"):
+        next(generate_batch(Stub(), [], 1, [Random(0)]))
+
+
+# ------------------------------------------------------------------------------- text as it comes
+
+
+def single_bytes(token):
+    return bytes([token])
+
+
+def streamed(data, stop=""):
+    """What comes after each byte, what comes at the end, and the stream."""
+    stream = TextStream(single_bytes, stop)
+    return [stream.add(byte) for byte in data], stream.end(), stream
+
+
+@given(st.text(st.sampled_from("abé日\U0001f600"), max_size=12), st.text("abé", max_size=3))
+def test_text_comes_up_to_the_stop_text_wherever_tokens_end(text, stop):
+    pieces, rest, stream = streamed(text.encode(), stop)
+    before, found, _ = text.partition(stop) if stop else (text, "", "")
+    assert "".join(pieces) + rest == before
+    assert stream.stopped == bool(found)
+    if not stop:  # then a character comes with its last byte
+        assert rest == ""
+
+
+@given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=4))
+def test_only_what_may_begin_the_stop_text_is_held_back(text, stop):
+    stream, shown = TextStream(single_bytes, stop), ""
+    for end, byte in enumerate(text.encode(), start=1):
+        shown += stream.add(byte)
+        held = text[len(shown) : end]
+        if not stream.stopped:
+            assert stop.startswith(held)
+            assert not any(
+                stop.startswith(text[start:end]) for start in range(len(shown))
+            )  # nothing shown could still have turned out to be its beginning
+
+
+def test_a_stop_text_across_tokens_by_hand():
+    tokens = [b"one ", b"<", b"b> two", b"<en", b"d", b"> three"]
+    stream = TextStream(tokens.__getitem__, "<end>")
+    assert [stream.add(i) for i in range(5)] == ["one ", "", "<b> two", "", ""]
+    assert not stream.stopped
+    assert stream.add(5) == ""
+    assert stream.stopped
+    assert stream.add(0) == stream.end() == ""
+
+
+def test_a_beginning_of_the_stop_text_comes_when_the_text_ends_with_it():
+    pieces, rest, stream = streamed(b"a<en", "<end>")
+    assert (pieces, rest) == (["a", "", "", ""], "<en")
+    assert not stream.stopped
+    assert stream.end() == ""
+
+
+def test_bytes_that_are_no_text_are_marked():
+    assert streamed(b"a\xffb")[0] == ["a", "\ufffd", "b"]
+    assert streamed("é".encode()[:1])[:2] == ([""], "\ufffd")
+    assert streamed(b"\xc3\n", "\n")[0] == ["", "\ufffd"]

@@ -30,6 +30,7 @@ ORDER = [
     "training",
     "parallel",
     "checkpoint",
+    "kv_cache",
     "sampling",
     "attention_lm",
     "modern_block",

@@ -14,7 +14,7 @@ from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
 from tiny_llm.gradcheck import check_model
 from tiny_llm.optimizers import SGD, AdamW, cosine_schedule
 from tiny_llm.training import evaluate, train
-from tiny_llm.sampling import generate
+from tiny_llm.sampling import generate, generate_batch
 from tiny_llm.attention_lm import AttentionConfig, AttentionLanguageModel
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 
@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "train",
     "generate",
+    "generate_batch",
     "AttentionConfig",
     "AttentionLanguageModel",
     "ModernConfig",

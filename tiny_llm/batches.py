@@ -32,7 +32,7 @@ ROUNDS = 6  # of a permutation; with 4, some orders of few examples come far too
 
 
 def split(ids: Whole, val_fraction: float) -> tuple[Whole, Whole]:
-    """The ids, or a text, cut once into (training part, validation part); the second is the end.
+    """Ids or a text, cut once into (training part, validation part); the second is its end.
 
     Raises ValueError when either part has no pair of tokens (one to see, one to predict).
     """

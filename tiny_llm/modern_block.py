@@ -22,16 +22,19 @@ Radford et al. (2019), "Language models are unsupervised multitask learners", af
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
 from tiny_llm.contract import Parameters, check_contexts, check_sizes, normal
+from tiny_llm.kv_cache import Past, check_pasts, seen
 from tiny_llm.matmul import Matrix, matmul, matmul_at, matmul_bt
 from tiny_llm.ops import (
     AttentionCache,
     Drop,
+    KeysValues,
     LayerNormCache,
     add_rows,
     apply_mask,
@@ -95,7 +98,7 @@ class ModernCache(NamedTuple):
     """What the whole model computed."""
 
     tokens: list[int]  # N, the contexts one after the other
-    positions: list[int]  # N, counted from 0 in each context
+    positions: list[int]  # N, counted from 0 in each context, or on from its past
     token_rows: Matrix  # N x D
     position_rows: Matrix  # N x D
     mask: Optional[Matrix]  # N x D, of dropout
@@ -156,24 +159,35 @@ class ModernLanguageModel:
         return table
 
     def forward(
-        self, contexts: Contexts, dropout_rng: Optional[random.Random] = None
+        self,
+        contexts: Contexts,
+        dropout_rng: Optional[random.Random] = None,
+        past: Optional[Sequence[Past]] = None,
     ) -> tuple[Matrix, ModernCache]:
         """B contexts -> N x V logits, cache. Raises ValueError for a context it cannot read.
 
-        Drops only when it is given a generator to draw from.
+        Drops only when it is given a generator to draw from. With the past of each context, the
+        context is what follows it, and only that is computed: see `kv_cache`.
         """
         rate = self.config.dropout
         drop = Drop(rate, dropout_rng) if rate and dropout_rng else None
         check_contexts(contexts, self.config)
+        pasts = list(past) if past is not None else [[] for _ in contexts]  # B
+        check_pasts(pasts, contexts, self.config)
         tokens = [token for context in contexts for token in context]  # N
-        positions = [place for context in contexts for place in range(len(context))]  # N
+        positions = [
+            seen(before) + place
+            for before, context in zip(pasts, contexts)
+            for place in range(len(context))
+        ]  # N
         token_rows = embedding(tokens, self.parameters["wte.weight"])  # N x D
         position_rows = embedding(positions, self.parameters["wpe.weight"])  # N x D
         x, mask = dropout(add_rows(token_rows, position_rows), drop)
         lengths = [len(context) for context in contexts]
         blocks = []
         for layer in range(self.config.n_layers):
-            blocks.append(self._block(f"h.{layer}.", x, lengths, drop))
+            heads_before = [before[layer] if before else [] for before in pasts]  # B x H
+            blocks.append(self._block(f"h.{layer}.", x, lengths, drop, heads_before))
             x = blocks[-1].out
         final, ln_f = layer_norm(x, *self._layer("ln_f"))
         logits = matmul_bt(final, self._head)  # N x V
@@ -199,11 +213,18 @@ class ModernLanguageModel:
             g["lm_head.weight"] = dhead
         return g
 
-    def _block(self, name: str, x: Matrix, lengths: list[int], drop: Optional[Drop]) -> BlockCache:
+    def _block(
+        self,
+        name: str,
+        x: Matrix,
+        lengths: list[int],
+        drop: Optional[Drop],
+        past: list[list[KeysValues]],
+    ) -> BlockCache:
         """N x D -> a cache whose `out` is N x D: attention, then feed-forward, each added to x."""
         normed_1, ln_1 = layer_norm(x, *self._layer(name + "ln_1"))
         qkv = linear(normed_1, *self._layer(name + "attn.c_attn"))  # N x 3D
-        mixed, heads = multi_head_attention(qkv, self.config.n_heads, lengths, drop)  # N x D
+        mixed, heads = multi_head_attention(qkv, self.config.n_heads, lengths, drop, past)  # N x D
         projected, mask_1 = dropout(linear(mixed, *self._layer(name + "attn.c_proj")), drop)
         middle = add_rows(x, projected)
         normed_2, ln_2 = layer_norm(middle, *self._layer(name + "ln_2"))
@@ -251,5 +272,13 @@ class ModernLanguageModel:
         """The weights as contexts x layers x heads x queries x keys; each row sums to 1."""
         by_layer = [
             [[head.weights for head in heads] for heads in block.heads] for block in cache.blocks
+        ]
+        return [list(layers) for layers in zip(*by_layer)]
+
+    def past(self, cache: ModernCache) -> list[Past]:
+        """What the next forward can go on from, for each context: layers x heads."""
+        by_layer = [
+            [[KeysValues(head.keys, head.values) for head in heads] for heads in block.heads]
+            for block in cache.blocks
         ]
         return [list(layers) for layers in zip(*by_layer)]

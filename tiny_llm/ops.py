@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import repeat
 from operator import add, mul
 from typing import NamedTuple, Optional
 
@@ -309,20 +310,35 @@ def join_columns(parts: list[Matrix]) -> Matrix:
     return [[value for piece in pieces for value in piece] for pieces in zip(*parts)]
 
 
+class KeysValues(NamedTuple):
+    """What one head remembers of the positions that a sequence has passed."""
+
+    keys: Matrix  # T x D/H
+    values: Matrix  # T x D/H
+
+
 def multi_head_attention(
-    qkv: Matrix, n_heads: int, lengths: Sequence[int], drop: Optional[Drop] = None
+    qkv: Matrix,
+    n_heads: int,
+    lengths: Sequence[int],
+    drop: Optional[Drop] = None,
+    past: Optional[Sequence[Sequence[KeysValues]]] = None,
 ) -> tuple[Matrix, list[list[AttentionCache]]]:
     """Attention among the positions of each sequence: N x 3D, B lengths -> N x D, B x H caches.
 
     The columns of `qkv` are the queries, then the keys, then the values. Each is cut into H heads
     of D / H columns that attend on their own, so that one position can look at several others
-    for different reasons (Vaswani et al., 2017); their outputs stand side by side again.
+    for different reasons (Vaswani et al., 2017); their outputs stand side by side again. `past` has
+    for each sequence what its heads remember, B x H, or an empty list: see `kv_cache`.
     """
     out: Matrix = []
     caches = []
-    for rows in split_rows(qkv, lengths):  # T x 3D
+    for rows, heads_before in zip(split_rows(qkv, lengths), past or repeat([])):  # T x 3D
         blocks = split_columns(rows, 3 * n_heads)  # 3H of T x D/H
         queries, keys, values = blocks[:n_heads], blocks[n_heads:-n_heads], blocks[-n_heads:]
+        if heads_before:  # what is remembered stands before what is new
+            keys = [before.keys + new for before, new in zip(heads_before, keys)]
+            values = [before.values + new for before, new in zip(heads_before, values)]
         heads = [attention(*head, drop) for head in zip(queries, keys, values)]
         out += join_columns([head_out for head_out, _ in heads])  # T x D
         caches.append([cache for _, cache in heads])
@@ -332,9 +348,14 @@ def multi_head_attention(
 def multi_head_attention_backward(
     dout: Matrix, n_heads: int, caches: list[list[AttentionCache]]
 ) -> Matrix:
-    """N x D -> dqkv, N x 3D: every head of every sequence on its own, put back in its columns."""
+    """N x D -> dqkv, N x 3D: every head of every sequence on its own, put back in its columns.
+
+    Raises ValueError after a forward with a past, whose keys and values are not in this qkv.
+    """
     dqkv: Matrix = []
     lengths = [len(heads[0].queries) for heads in caches]
+    if lengths != [len(heads[0].keys) for heads in caches]:
+        raise ValueError("a forward that went on from a past has no backward; give whole contexts")
     for drows, heads in zip(split_rows(dout, lengths), caches):  # T x D
         douts = split_columns(drows, n_heads)  # H of T x D/H
         dqueries, dkeys, dvalues = zip(*map(attention_backward, douts, heads))

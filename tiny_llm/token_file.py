@@ -102,7 +102,7 @@ def packed(ids: Iterable[int]) -> bytes:
 
 def description_path(path: Path) -> Path:
     """Where the JSON of this token file is."""
-    return path.with_name(path.name + ".json")
+    return Path(f"{path}.json")
 
 
 def write_tokens(

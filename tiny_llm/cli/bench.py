@@ -17,13 +17,11 @@ from tiny_llm.view.terminal import BOLD, Style, paint, style_for, wrap
 COLUMN = 12  # wide enough for the name of every way
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bench`."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure what this machine and this Python can do",
-        description="Measure every way to multiply matrices at several shapes, and training steps "
-        "of the modern block in three sizes, on one core. Takes about a minute.",
+    parser.description = (
+        "Measure every way to multiply matrices at several shapes, and training steps "
+        "of the modern block in three sizes, on one core. Takes about a minute."
     )
     parser.set_defaults(command=run)
     parser.add_argument("--quick", action="store_true", help="a few seconds: rougher, two sizes")

@@ -7,17 +7,33 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
-from tiny_llm.cli import bench, evaluate, generate, gradcheck, prepare, tokenizer, train, walk
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.training import Diverged
 
-COMMANDS = (train, generate, evaluate, gradcheck, bench, walk, tokenizer, prepare)
+# Command -> its module, which is imported when it is called for, and what it does.
+COMMANDS = {
+    "train": ("train", "train a model on a text, show what it writes, save it"),
+    "generate": ("generate", "continue a prompt with a saved model"),
+    "eval": ("evaluate", "loss, perplexity and bits per character of a saved model on a text"),
+    "tokenizer": (
+        "tokenizer",
+        "learn longer tokens from a text (train), see how a text becomes tokens (show)",
+    ),
+    "prepare": ("prepare", "turn texts of any size into a file of token ids to train on"),
+    "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
+    "bench": ("bench", "measure what this machine and this Python can do"),
+    "walk": (
+        "walk",
+        "show every stage of the modern block on one prompt, before and after training",
+    ),
+}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -25,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _mend_streams()
     try:
-        args = _parser().parse_args(with_recipe(arguments))
+        args = _parser(arguments).parse_args(with_recipe(arguments))
         code: int = args.command(args)
         sys.stdout.flush()
         return code
@@ -47,7 +63,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _parser() -> Parser:
+def _parser(arguments: list[str]) -> Parser:
+    """The command line. Only a command that the arguments name is complete."""
     parser = Parser(
         prog="tiny-lm",
         description="Language models in plain Python, every moving part in sight.",
@@ -55,8 +72,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"tiny-llm-demo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name, (module, what_it_does) in COMMANDS.items():
+        command = commands.add_parser(name, help=what_it_does)
+        if name in arguments:
+            import_module(f"tiny_llm.cli.{module}").add_arguments(command)
     return parser
 
 

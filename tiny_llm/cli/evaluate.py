@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
 from tiny_llm.batches import Corpus, beginning, running
 from tiny_llm.cli import options as flags
@@ -16,14 +15,12 @@ from tiny_llm.training import evaluate
 from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `eval`."""
-    parser = commands.add_parser(
-        "eval",
-        help="loss, perplexity and bits per character of a saved model on a text",
-        description="Loss, perplexity and bits per character of a saved model on a text. The text "
+    parser.description = (
+        "Loss, perplexity and bits per character of a saved model on a text. The text "
         "that it was trained on is split as it was then: the validation part is new to the model, "
-        "and of the training part as much is predicted.",
+        "and of the training part as much is predicted."
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
@@ -57,9 +54,7 @@ def _material(current: Run, source: Source) -> Material:
     is_own = source.sha256 == options.text_sha256
     try:
         if is_own:
-            return known_material(
-                source, current.tokenizer, options.val_fraction, options.lines
-            )
+            return known_material(source, current.tokenizer, options.val_fraction, options.lines)
         return whole(source, current.tokenizer, options.lines)
     except ValueError as error:
         other = f"it was trained on another text than {source.name}, name one with --data; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UserError
@@ -12,13 +11,9 @@ from tiny_llm.cli.runs import Run, load_run, newest_checkpoint
 from tiny_llm.cli.sample import print_sample
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `generate`."""
-    parser = commands.add_parser(
-        "generate",
-        help="continue a prompt with a saved model",
-        description="Continue a prompt with a saved model.",
-    )
+    parser.description = "Continue a prompt with a saved model."
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     flags.add_sampling(parser)
@@ -27,8 +22,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the prompt and its continuation."""
+    """Print the prompt and its continuations."""
     current = open_checkpoint(args)
+    try:
+        current.tokenizer.encode(args.stop or "")
+    except ValueError as error:
+        raise UserError(f"--stop can never come: {error}") from None
     if args.show_attention and not hasattr(current.model, "attention"):
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     print_sample(current, args, args.seed or 0)

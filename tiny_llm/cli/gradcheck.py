@@ -19,13 +19,11 @@ SMALL = {  # small enough that every number of every parameter is checked within
 }
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `gradcheck`."""
-    parser = commands.add_parser(
-        "gradcheck",
-        help="compare every slope of a backward with the measured one",
-        description="Compare every slope that the hand-written backward of a small model computes "
-        f"with the measured one. They agree when |a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|.",
+    parser.description = (
+        "Compare every slope that the hand-written backward of a small model computes "
+        f"with the measured one. They agree when |a - n| <= {ABSOLUTE:g} + {RELATIVE:g} |n|."
     )
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (all of them)")

@@ -4,8 +4,8 @@
     tokens.bin  (made by `tiny-lm prepare`, which has split it already)  ----------->  tokens
 
 The tokenizer is that of the run; a new run gets one here. Pieces of words are learned from the
-training part alone, so that nothing of the held-out part leaks into them; an alphabet is that of the
-whole text, since a character without an id could not even be tested on.
+training part alone, so that nothing of the held-out part leaks into them; an alphabet is that of
+the whole text, since a character without an id could not even be tested on.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def new_material(source: Source, args: argparse.Namespace) -> Material:
 
 def _new_tokenizer(text: str, args: argparse.Namespace, val_fraction: float) -> Tokenizer:
     if args.vocab_size and (args.tokenizer != "bpe" or args.tokenizer_file):
-        raise UsageError("--vocab-size is for a new --tokenizer bpe; an alphabet is as large as it is")
+        raise UsageError(
+            "--vocab-size is the size of a new --tokenizer bpe; without one, leave it out"
+        )
     if args.tokenizer_file:
         return load_tokenizer(args.tokenizer_file)
     if args.tokenizer != "bpe":

@@ -27,8 +27,8 @@ class Metrics:
         """Go on behind step `start`; with 0, begin anew and keep an older file as .bak."""
         self.path = path
         kept = _lines_up_to(path, start) if start else []
-        if not start:
-            checkpoint.keep_old(path)
+        if not kept:
+            checkpoint.keep_old(path)  # of another run, or no metrics at all
         checkpoint.replace_file(path, [(line + "\n").encode() for line in kept])
         self.file = path.open("a", encoding="utf-8")
 

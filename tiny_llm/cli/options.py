@@ -87,6 +87,13 @@ def prompt_text(text: str) -> str:
     return text
 
 
+def stop_text(text: str) -> str:
+    """A text to stop at that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; leave it out to stop nowhere")
+    return text
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """--data, --encoding."""
     add_data_group(parser)
@@ -279,6 +286,30 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="P",
         help="draw from the fewest tokens with probability P in all; 1: from all (%(default)s)",
+    )
+    _add_samples(group)
+
+
+def _add_samples(group: argparse._ArgumentGroup) -> None:
+    """How many texts, where each ends, and how they come about."""
+    group.add_argument(
+        "--num-samples",
+        type=whole_number(1),
+        default=1,
+        metavar="K",
+        help="texts to write, in one batch; the i-th is that of --seed + i - 1 (%(default)s)",
+    )
+    group.add_argument(
+        "--stop",
+        type=stop_text,
+        metavar="TEXT",
+        help="a sample ends before this text; a newline ($'\\n' in bash): one sample a line",
+    )
+    group.add_argument(
+        "--no-kv-cache",
+        dest="kv_cache",
+        action="store_false",
+        help="compute the whole window for every token: the same text, slower (modern)",
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from tiny_llm import checkpoint
 from tiny_llm.bpe import END_OF_TEXT, BPETokenizer
@@ -61,14 +61,12 @@ class Texts(NamedTuple):
         return sum(document.characters for document in self.documents)
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `prepare`."""
-    parser = commands.add_parser(
-        "prepare",
-        help="turn texts of any size into a file of token ids to train on",
-        description="Turn one or several texts into a file of token ids, and a JSON beside it. "
-        "Training on it takes little memory, however large it is. Whole documents are held out "
-        "for validation, or the end of a single one.",
+    parser.description = (
+        "Turn one or several texts into a file of token ids, and a JSON beside it. Training on it "
+        "takes little memory, however large it is. Whole documents are held out for validation, "
+        "or the end of a single one."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument

@@ -1,44 +1,121 @@
-"""Continue a prompt with a model and print it as it comes; show what the model looked at."""
+"""Continue a prompt with a model and print it as it comes; show what the model looked at.
+
+Standard output carries the samples alone, each with its prompt and a newline at its end. Between
+two samples stands an empty line, but none where `--stop` is a newline: then each sample is a line.
+Newlines that begin the prompt are for the model only: a sample begins a line anyway.
+"""
 
 from __future__ import annotations
 
 import argparse
 import random
 import sys
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from tiny_llm.cli.runs import Run
 from tiny_llm.cli.texts import choose_prompt
-from tiny_llm.sampling import generate
+from tiny_llm.sampling import TextStream, generate_batch
 from tiny_llm.view.attention_map import attention_report
 from tiny_llm.view.terminal import style_for
 
+LARGEST_BATCH = 256  # samples written at once: more take more memory, and hardly less time each
+
+
+class Piece(NamedTuple):
+    """A part of a sample's text, and whether it is the last."""
+
+    sample: int
+    text: str
+    is_last: bool
+
 
 def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
-    """The prompt and its continuation to standard output, and with --show-attention the weights."""
-    prompt = choose_prompt(args.prompt, run.tokenizer)
+    """The prompt and its continuations to standard output, and with --show-attention the weights.
+
+    Sample i has the seed `seed` + i, so --seed alone writes any of them again.
+    """
+    prompt = prompt_of(run, args)
     ids = run.tokenizer.encode(prompt)
+    unit = "characters" if run.tokenizer.kind == "char" else "tokens"
+    several = f"{args.num_samples} samples, " if args.num_samples > 1 else ""
+    _heading(
+        args,
+        f"prompt {prompt!r}, {several}{args.max_new_tokens} more {unit} at temperature "
+        f"{args.temperature:g}, seed {seed}:\n",
+    )
+    for sample, text, is_last in in_order(_pieces(run, ids, args, seed)):
+        print(_harmless(text), end="\n" if is_last else "", flush=True)
+        if is_last and sample + 1 < args.num_samples and args.stop != "\n":
+            print(flush=True)
+            _heading(args, f"sample {sample + 2}, seed {seed + sample + 1}:\n")
+    if args.show_attention:
+        print_attention(run, ids, args)
+
+
+def prompt_of(run: Run, args: argparse.Namespace) -> str:
+    """What the run's samples begin with."""
+    return choose_prompt(args.prompt, run.tokenizer, run.options.lines)
+
+
+def _heading(args: argparse.Namespace, line: str) -> None:
     if not args.quiet:
-        print(
-            f"prompt {prompt!r}, {args.max_new_tokens} more characters at temperature "
-            f"{args.temperature:g}, seed {seed}:\n",
-            file=sys.stderr,
-            flush=True,
-        )
-    continuation = generate(
+        print(line, file=sys.stderr, flush=True)
+
+
+def _pieces(run: Run, ids: list[int], args: argparse.Namespace, seed: int) -> Iterator[Piece]:
+    """The texts of all samples as they come, in batches."""
+    for first in range(0, args.num_samples, LARGEST_BATCH):
+        samples = range(first, min(first + LARGEST_BATCH, args.num_samples))
+        rngs = [random.Random(seed + sample) for sample in samples]
+        for sample, text, is_last in _batch(run, ids, args, rngs):
+            yield Piece(first + sample, text, is_last)
+
+
+def _batch(
+    run: Run, ids: list[int], args: argparse.Namespace, rngs: list[random.Random]
+) -> Iterator[Piece]:
+    """A batch of samples, one for each generator: each the prompt, then its own text."""
+    prompt = run.tokenizer.decode(ids).lstrip("\n")
+    streams = [TextStream(run.tokenizer.token_bytes, args.stop or "") for _ in rngs]
+    for sample in range(len(rngs)):
+        yield Piece(sample, prompt, False)
+    ended: set[int] = set()
+    for tokens in generate_batch(
         run.model,
         ids,
         args.max_new_tokens,
-        random.Random(seed),
+        rngs,
         args.temperature,
         args.top_k,
         args.top_p,
-    )
-    print(_harmless(prompt), end="", flush=True)
-    for token in continuation:
-        print(_harmless(run.tokenizer.decode([token])), end="", flush=True)
-    print(flush=True)
-    if args.show_attention:
-        print_attention(run, ids, args)
+        args.kv_cache,
+        ended,
+        run.tokenizer.encode("\n")[0] if run.options.lines else None,
+    ):
+        for sample, token in tokens.items():
+            text = streams[sample].add(token)
+            if streams[sample].stopped:
+                ended.add(sample)
+            yield Piece(sample, text, sample in ended)
+    for sample in set(range(len(rngs))) - ended:
+        yield Piece(sample, streams[sample].end(), True)
+
+
+def in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces sample by sample: of the first that has not ended as they come, others later."""
+    waiting: dict[int, Piece] = {}
+    shown = 0
+    for sample, text, is_last in pieces:
+        text = waiting[sample].text + text if sample in waiting else text
+        waiting[sample] = Piece(sample, text, is_last)
+        while shown in waiting:
+            piece = waiting.pop(shown)
+            if piece.text or piece.is_last:
+                yield piece
+            if not piece.is_last:
+                break
+            shown += 1
 
 
 def _harmless(text: str) -> str:

@@ -72,8 +72,12 @@ def _options(args: argparse.Namespace, rung: Rung, material: Material, model: An
     )
 
 
-def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
+def batches_of(run: Run, material: Material) -> Batches:
     """What each step trains on. Raises ValueError for a text that is shorter than a context."""
+    return _batches(run.model, material, run.options.batch_size, run.options.seed)
+
+
+def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
     length, targets = model.config.context_length, model.targets_per_context
     return Batches(material.train, length, targets, batch_size, seed)
 
@@ -91,7 +95,7 @@ def resume(args: argparse.Namespace, source: Source) -> tuple[Run, Material]:
     _refuse_changes(args, run)
     material = known_material(source, run.tokenizer, options.val_fraction, options.lines)
     passes = args.repeat or 0
-    batches = _batches(run.model, material, options.batch_size, options.seed)
+    batches = batches_of(run, material)
     accumulation = options.gradient_accumulation_steps
     steps = args.steps or passes * batches.steps_per_pass // accumulation or options.steps
     if steps < options.steps:
@@ -139,7 +143,7 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
         steps = train(
             current.model,
             current.optimizer,
-            _batches(current.model, material, options.batch_size, options.seed),
+            batches_of(current, material),
             beginning(material.val, VAL_TOKENS),
             options.steps,
             learning_rate,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import DEFAULT_PROMPT
-from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.tokenizer import Tokenizer
 
 
 class Text(NamedTuple):
@@ -69,10 +70,15 @@ def _built_in_corpus() -> Path:
     return installed if installed.exists() else package.parent / "corpus.txt"
 
 
-def choose_prompt(prompt: Optional[str], tokenizer: CharTokenizer) -> str:
-    """The user's prompt, or one that this tokenizer knows: a phrase, a newline, any character."""
+def choose_prompt(prompt: Optional[str], tokenizer: Tokenizer, lines: bool = False) -> str:
+    """The user's prompt, or one that this tokenizer knows: a phrase, a newline, any character.
+
+    A model of `lines` begins one.
+    """
     if prompt is not None:
         return prompt
-    if set(DEFAULT_PROMPT) <= tokenizer.stoi.keys():
-        return DEFAULT_PROMPT
-    return "\n" if "\n" in tokenizer.stoi else tokenizer.itos[0]
+    for candidate in ["\n"] if lines else [DEFAULT_PROMPT, "\n"]:
+        with suppress(ValueError):
+            tokenizer.encode(candidate)
+            return candidate
+    return tokenizer.decode([0])

@@ -23,13 +23,9 @@ LEAST = 256 + 1  # the bytes and END_OF_TEXT
 FIRST, LONGEST = 12, 8  # merged tokens that `train` shows
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command lines of `tokenizer train` and `tokenizer show`."""
-    parser = commands.add_parser(
-        "tokenizer",
-        help="learn longer tokens from a text (train), see how a text becomes tokens (show)",
-        description="Byte-level byte-pair encoding, as in GPT-2.",
-    )
+    parser.description = "Byte-level byte-pair encoding, as in GPT-2."
     parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(parts)
     _add_show(parts)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from tiny_llm import checkpoint
-from tiny_llm.batches import beginning, running
 from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.interrupt import Interrupt
+from tiny_llm.cli.introduce import introduce
 from tiny_llm.cli.keeping import Keeper, best_path, make_room
 from tiny_llm.cli.material import Material, read_source
 from tiny_llm.cli.metrics import metrics_path
@@ -22,24 +21,18 @@ from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run
-from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import VAL_TOKENS, begin, is_exhausted, resume, steps_of
-from tiny_llm.cli.texts import choose_prompt
-from tiny_llm.contract import rows_of
+from tiny_llm.cli.sample import print_sample, prompt_of
+from tiny_llm.cli.setup import begin, is_exhausted, resume, steps_of
 from tiny_llm.parallel import WorkerDied
 from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
-from tiny_llm.yardsticks import bigram_loss, guessing_loss
+from tiny_llm.yardsticks import guessing_loss
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train a model on a text, show what it writes, save it",
-        description="Train a model on a text, show what it writes, and save it.",
-    )
+    parser.description = "Train a model on a text, show what it writes, and save it."
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
     parser.add_argument(
@@ -88,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
-    _introduce(current, material, progress)
+    introduce(current, material, progress)
     make_room(out, args.resume, progress)
     save_every = args.save_every or current.options.eval_every
     keeper = Keeper(current, out, metrics, save_every, progress)
@@ -116,6 +109,8 @@ def _check_out(out: Path, metrics: Path, data: Optional[str]) -> None:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
         if data and data != "-" and Path(data).resolve() == path.resolve():
             raise UserError(f"{path} is the text itself; choose another file")
+    if metrics.resolve() in (out.resolve(), best_path(out).resolve()):
+        raise UserError(f"{metrics} is a checkpoint of this run; choose another --metrics")
     if out.exists():
         try:
             checkpoint.load(out)
@@ -135,60 +130,8 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
         )
-    current.tokenizer.encode(choose_prompt(args.prompt, current.tokenizer))
-
-
-def _introduce(current: Run, material: Material, progress: Progress) -> None:
-    """What is about to be trained on what, and the two yardsticks for every loss that follows."""
-    config = dataclasses.asdict(current.model.config)
-    vocab_size = config.pop("vocab_size")
-    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
-    options, unit = current.options, material.unit
-    learned, held_out = material.sizes
-    val = beginning(material.val, VAL_TOKENS)
-    counted = len(running(val)) - 1
-    some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
-    which = "every few lines some, in all" if material.lines else "the last"
-    progress.fact(
-        "text:",
-        f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
-        f"{which} {held_out:,} are held out for validation{some}",
-    )
-    progress.fact(
-        "model:",
-        f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
-    )
-    progress.fact("training:", _training(current, learned))
-    progress.fact(
-        "yardstick:",
-        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
-        f"counting pairs {bigram_loss(material.train, val, vocab_size):.3f} (on the held-out text)",
-    )
-    if current.step:
-        progress.fact("resumed:", f"at step {current.step}")
-
-
-def _training(current: Run, learned: int) -> str:
-    """How it is trained: steps, batches, passes, optimizer, and what is not as usual."""
-    options = current.options
-    several = options.gradient_accumulation_steps
-    contexts = several * options.batch_size
-    tokens = contexts * current.model.targets_per_context * options.steps
-    parts = [
-        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
-        f"gradients clipped at {options.grad_clip:g}" if options.grad_clip else "",
-        f"{options.workers} workers" if options.workers > 1 else "",
-    ]
-    return (
-        f"{options.steps:,} steps of {f'{several} x ' if several > 1 else ''}{options.batch_size} "
-        f"contexts ({tokens / learned:.3g} passes over the text) with "
-        f"{', '.join(filter(None, parts))}"
-    )
-
-
-def count_parameters(current: Run) -> int:
-    """How many numbers the model learns."""
-    return sum(len(row) for tensor in current.model.parameters.values() for row in rows_of(tensor))
+    current.tokenizer.encode(prompt_of(current, args))
+    current.tokenizer.encode(args.stop or "")
 
 
 def _train(
@@ -252,8 +195,10 @@ def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progr
         loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
-    prompt = choose_prompt(args.prompt, current.tokenizer)
-    words = ["generate", "--checkpoint", str(out), "--prompt", prompt, "--seed", "1"]
+    prompt = prompt_of(current, args)
+    words = ["generate", "--checkpoint", str(out), "--seed", "1"]
+    if "\n" not in prompt:
+        words[3:3] = ["--prompt", prompt]
     command = shlex.join([*program().split(), *words])
     progress.note(
         f"\nsaved {out} (step {current.step}). To let it write more, type\n\n    {command}"

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from tiny_llm.cli import options as flags
+from tiny_llm.cli.material import Material, read_source
 from tiny_llm.cli.runs import Run
-from tiny_llm.cli.sample import print_sample
-from tiny_llm.cli.setup import Material, begin, steps_of
-from tiny_llm.cli.texts import choose_prompt, read_text
+from tiny_llm.cli.sample import print_sample, prompt_of
+from tiny_llm.cli.setup import begin, steps_of
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
 from tiny_llm.view.walk import walk
 
 
-def add_parser(commands: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `walk`."""
-    parser = commands.add_parser(
-        "walk",
-        help="show every stage of the modern block on one prompt, before and after training",
-        description="Take a prompt once through the modern block (rung 3) and show every stage "
-        "with its shape: with random weights, and with --train after training, too.",
+    parser.description = (
+        "Take a prompt once through the modern block (rung 3) and show every stage "
+        "with its shape: with random weights, and with --train after training, too."
     )
     parser.set_defaults(command=run, model="modern")
     parser.add_argument("--train", action="store_true", help="train, then walk once more")
-    flags.add_data(parser)
+    flags.add_cutting(flags.add_data_group(parser))
     flags.add_sizes(parser)
     flags.add_training(parser)
     flags.add_sampling(parser)
@@ -35,7 +32,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Walk; with --train, train and walk again. Nothing is saved."""
-    current, material = begin(args, read_text(args.data, args.encoding))
+    current, material = begin(args, read_source(args.data, args.encoding))
     show_attention, args.show_attention = args.show_attention, False  # print_sample shows it, too
     _walk(current, args, show_attention, "before training: all weights are random")
     if args.train:
@@ -47,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _walk(current: Run, args: argparse.Namespace, show_attention: bool, title: str) -> None:
     """Every stage of the prompt's way through the model, then a sample."""
-    prompt = choose_prompt(args.prompt, current.tokenizer)
+    prompt = prompt_of(current, args)
     style = style_for(sys.stdout, args.color)
     print(f"=== {title} ===\n")
     for line in walk(current.model, current.tokenizer, prompt, style, show_attention):

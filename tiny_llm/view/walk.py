@@ -16,7 +16,7 @@ from tiny_llm.contract import LanguageModel
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
 from tiny_llm.ops import AttentionCache, softmax, split_columns
-from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
 from tiny_llm.view.terminal import (
     BOLD,
@@ -40,7 +40,7 @@ INDENT = "  "
 
 def walk(
     model: LanguageModel,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     prompt: str,
     style: Style,
     show_attention: bool = False,
@@ -213,7 +213,7 @@ def _head_in_full(
 
 
 def _prediction(
-    logits: Vector, tokens: list[str], tokenizer: CharTokenizer, style: Style
+    logits: Vector, tokens: list[str], tokenizer: Tokenizer, style: Style
 ) -> Iterator[str]:
     """The likeliest tokens after the last position, with their probabilities."""
     probabilities = softmax(logits)

@@ -1,0 +1,67 @@
+"""What is about to be trained on what, in a few lines before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tiny_llm.batches import beginning, running
+from tiny_llm.cli.material import Material
+from tiny_llm.cli.runs import Run
+from tiny_llm.cli.setup import VAL_TOKENS, batches_of
+from tiny_llm.contract import rows_of
+from tiny_llm.view.progress import Progress
+from tiny_llm.yardsticks import bigram_loss, guessing_loss
+
+
+def introduce(current: Run, material: Material, progress: Progress) -> None:
+    """What is about to be trained on what, and the two yardsticks for every loss that follows."""
+    config = dataclasses.asdict(current.model.config)
+    vocab_size = config.pop("vocab_size")
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
+    options, unit = current.options, material.unit
+    learned, held_out = material.sizes
+    val = beginning(material.val, VAL_TOKENS)
+    counted = len(running(val)) - 1
+    some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
+    which = f"the last {held_out:,}"
+    if material.lines:
+        which = f"every {round(1 / material.val_fraction)}th line, {held_out:,} {unit}s in all,"
+    progress.fact(
+        "text:",
+        f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
+        f"{which} are held out for validation{some}",
+    )
+    progress.fact(
+        "model:",
+        f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
+    )
+    progress.fact("training:", _training(current, material))
+    progress.fact(
+        "yardstick:",
+        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
+        f"counting pairs {bigram_loss(material.train, val, vocab_size):.3f} (on the held-out text)",
+    )
+    if current.step:
+        progress.fact("resumed:", f"at step {current.step}")
+
+
+def _training(current: Run, material: Material) -> str:
+    """How it is trained: steps, batches, passes, optimizer, and what is not as usual."""
+    options = current.options
+    several = options.gradient_accumulation_steps
+    passes = options.steps * several / batches_of(current, material).steps_per_pass
+    parts = [
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
+        f"gradients clipped at {options.grad_clip:g}" if options.grad_clip else "",
+        f"{options.workers} workers" if options.workers > 1 else "",
+    ]
+    return (
+        f"{options.steps:,} steps of {f'{several} x ' if several > 1 else ''}{options.batch_size} "
+        f"contexts ({passes:.3g} passes over the text) with "
+        f"{', '.join(filter(None, parts))}"
+    )
+
+
+def count_parameters(current: Run) -> int:
+    """How many numbers the model learns."""
+    return sum(len(row) for tensor in current.model.parameters.values() for row in rows_of(tensor))
