@@ -35,7 +35,7 @@ class Alphabet:
 
 
 def use_model(monkeypatch, model, tokenizer, rung="mlp"):
-    run = Run(rung, model, tokenizer, optimizer=None, options=None)
+    run = Run(rung, model, tokenizer, optimizer=None, options=SimpleNamespace(lines=False))
     monkeypatch.setattr(command, "load_run", lambda path: run)
 
 

@@ -18,12 +18,11 @@ from tiny_llm.bpe import BPETokenizer
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.rungs import flag
 from tiny_llm.cli.texts import Text, read_text
-from tiny_llm.cli.tokenizers import load_tokenizer, tokenizer_from
+from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer, tokenizer_from
 from tiny_llm.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
 VAL_FRACTION = 0.1
-VOCAB_SIZE = 512  # of a tokenizer of pieces that --vocab-size says nothing about
 
 
 class Material(NamedTuple):

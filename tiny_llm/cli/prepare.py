@@ -16,8 +16,8 @@ from tiny_llm.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import program
-from tiny_llm.cli.tokenizer import LEAST, VOCAB_SIZE
-from tiny_llm.cli.tokenizers import load_tokenizer
+from tiny_llm.cli.tokenizer import LEAST
+from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.documents import (
     Document,
     NotText,

@@ -13,12 +13,11 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.runs import RUNS
 from tiny_llm.cli.texts import read_text
-from tiny_llm.cli.tokenizers import load_tokenizer
+from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import Style, style_for, visible
 from tiny_llm.view.tokens import explain
 
-VOCAB_SIZE = 512
 LEAST = 256 + 1  # the bytes and END_OF_TEXT
 FIRST, LONGEST = 12, 8  # merged tokens that `train` shows
 

@@ -10,6 +10,7 @@ from tiny_llm.bpe import BPETokenizer
 from tiny_llm.cli.errors import UserError
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
+VOCAB_SIZE = 512  # of a new BPE tokenizer that --vocab-size says nothing about
 TOKENIZERS: dict[str, Any] = {"char": CharTokenizer, "bpe": BPETokenizer}
 
 
