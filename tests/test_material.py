@@ -185,3 +185,12 @@ def test_ids_without_their_description_are_refused(capsys):
     Path("tokens.bin").write_bytes(bytes(100))
     assert train(data="tokens.bin") == 1
     assert "tiny-lm prepare" in error_of(capsys)
+
+
+def test_a_token_file_in_which_a_byte_has_changed_is_refused(capsys):
+    assert main(["prepare", "text.txt", "--out", "tokens.bin", "--quiet"]) == 0
+    content = bytearray(Path("tokens.bin").read_bytes())
+    content[10] ^= 1
+    Path("tokens.bin").write_bytes(content)
+    assert train(data="tokens.bin") == 1
+    assert "its bytes have changed" in error_of(capsys)

@@ -61,6 +61,7 @@ def read_source(data: Optional[str], encoding: str) -> Source:
     if data is not None and is_token_file(data):
         try:
             file = open_tokens(data)
+            file.verify()
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from None
         return Source(data, file.sha256, None, file)
