@@ -130,6 +130,21 @@ def gpt2_reference(tied):
     }
 
 
+def torch_adamw(tensors, rate=1e-3):
+    """PyTorch's AdamW as ours is: only the matrix decays."""
+    import torch
+
+    return torch.optim.AdamW(
+        [
+            {"params": [tensors["matrix"]], "weight_decay": ADAMW["weight_decay"]},
+            {"params": [tensors["vector"]], "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(ADAMW["beta1"], ADAMW["beta2"]),
+        eps=ADAMW["epsilon"],
+    )
+
+
 def adamw_reference():
     """Twenty steps with given slopes and a new learning rate each; only the matrix decays."""
     import torch
@@ -144,14 +159,7 @@ def adamw_reference():
     rates = [round(0.1 * 0.9**step, 6) for step in range(ADAMW_STEPS)]
 
     tensors = {n: torch.tensor(p, dtype=torch.float64) for n, p in start.items()}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [tensors["matrix"]], "weight_decay": ADAMW["weight_decay"]},
-            {"params": [tensors["vector"]], "weight_decay": 0.0},
-        ],
-        betas=(ADAMW["beta1"], ADAMW["beta2"]),
-        eps=ADAMW["epsilon"],
-    )
+    optimizer = torch_adamw(tensors)
     after = []
     for slopes, rate in zip(gradients, rates):
         for name, tensor in tensors.items():
@@ -178,15 +186,7 @@ def training_reference():
     shapes = {"matrix": (3, 4), "vector": (5,)}
     start = {name: random_tensor(rng, shape) for name, shape in shapes.items()}
     tensors = {n: torch.tensor(p, dtype=torch.float64) for n, p in start.items()}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [tensors["matrix"]], "weight_decay": ADAMW["weight_decay"]},
-            {"params": [tensors["vector"]], "weight_decay": 0.0},
-        ],
-        lr=SCHEDULE["peak"],
-        betas=(ADAMW["beta1"], ADAMW["beta2"]),
-        eps=ADAMW["epsilon"],
-    )
+    optimizer = torch_adamw(tensors, SCHEDULE["peak"])
     warmup = SCHEDULE["warmup_steps"]
     schedule = schedules.SequentialLR(
         optimizer,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import recipes
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 FREE_TEXT = re.compile(r"^prompt .*?(?=^saved |^\[\.\.\.\]|^weights |\Z)", re.MULTILINE | re.DOTALL)
@@ -57,6 +59,15 @@ def test_what_was_measured_is_what_the_project_claims():
     for rung_1 in results()["equal_time"].values():
         assert rung_1["seconds"] == pytest.approx(rungs["modern"]["seconds"], rel=0.25)
         assert rungs["modern"]["best_val_loss"] < rung_1["best_val_loss"]
+
+
+def test_the_recipes_are_the_measured_ones():
+    measured = json.loads((ROOT / "benchmarks" / "recipes.json").read_text("utf-8"))
+    assert ladder().renewed(README, recipes.sections(measured)) == README
+    assert measured["shakespeare"]["val_loss"] <= 1.75
+    assert measured["shakespeare"]["seconds"] < 60 * 60
+    assert measured["names"]["val_loss"] <= 2.05
+    assert measured["names"]["seconds"] <= 15 * 60
 
 
 @pytest.mark.slow
