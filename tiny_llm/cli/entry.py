@@ -26,6 +26,7 @@ COMMANDS = {
         "tokenizer",
         "learn longer tokens from a text (train), see how a text becomes tokens (show)",
     ),
+    "trace": ("trace", "one training step with its real numbers, from text to updated weight"),
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "walk": (
