@@ -27,6 +27,7 @@ COMMANDS = {
         "learn longer tokens from a text (train), see how a text becomes tokens (show)",
     ),
     "prepare": ("prepare", "turn texts of any size into a file of token ids to train on"),
+    "trace": ("trace", "one training step with its real numbers, from text to updated weight"),
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "walk": (

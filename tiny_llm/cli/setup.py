@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Callable
 
 from tiny_llm.batches import Batches, beginning
 from tiny_llm.cli.errors import UsageError, UserError
@@ -123,13 +123,8 @@ def _refuse_changes(args: argparse.Namespace, run: Run) -> None:
             )
 
 
-def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
-    """The training steps that the run still has to do, each done when it is yielded.
-
-    The run's step and its best validation loss are then up to date. While it runs, so do the
-    workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
-    """
-    options = current.options
+def schedule_of(options: Options) -> Callable[[int], float]:
+    """The learning rate of each step of a run, by the number of the step, from 0."""
 
     def learning_rate(step: int) -> float:
         if options.schedule == "constant" and step >= options.warmup_steps:
@@ -139,6 +134,16 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
             step, options.steps, options.learning_rate, options.warmup_steps, floor
         )
 
+    return learning_rate
+
+
+def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
+    """The training steps that the run still has to do, each done when it is yielded.
+
+    The run's step and its best validation loss are then up to date. While it runs, so do the
+    workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
+    """
+    options = current.options
     with Workers(current.model, options.workers, options.matmul) as workers:
         steps = train(
             current.model,
@@ -146,7 +151,7 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
             batches_of(current, material),
             beginning(material.val, VAL_TOKENS),
             options.steps,
-            learning_rate,
+            schedule_of(options),
             options.eval_every,
             start=current.step,
             gradient_accumulation_steps=options.gradient_accumulation_steps,

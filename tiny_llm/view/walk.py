@@ -18,6 +18,7 @@ from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
 from tiny_llm.ops import AttentionCache, softmax, split_columns
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
+from tiny_llm.view.rows import INDENT, first_numbers, in_columns
 from tiny_llm.view.terminal import (
     BOLD,
     Style,
@@ -35,7 +36,6 @@ NARROW = 72  # columns; below it, what stands behind a stage's name moves to lin
 LIKELIEST = 8  # how many next tokens are shown
 MOST_READ = 3  # how many keys a head's summary names
 LONGEST_BAR = 40  # columns
-INDENT = "  "
 
 
 def walk(
@@ -87,15 +87,13 @@ def _opening(size: ModernConfig, given: int, seen: int, style: Style) -> list[st
 
 
 def _token_table(tokens: list[str], ids: list[int], style: Style) -> Iterator[str]:
-    """Position, token and id under one another, in as many pieces as the width asks for."""
-    columns = [[str(i), visible(t, style), str(n)] for i, (t, n) in enumerate(zip(tokens, ids))]
-    cell = 1 + max(display_width(text) for column in columns for text in column)
-    names = [INDENT + "position", INDENT + "token", INDENT + "id"]
-    label = max(map(len, names))
-    at_once = max(1, (style.width - label) // cell)
-    for start in range(0, len(columns), at_once):
-        for name, texts in zip(names, zip(*columns[start : start + at_once])):
-            yield pad(name, label) + "".join(pad(text, cell, right=True) for text in texts)
+    """Position, token and id under one another."""
+    rows = {
+        "position": list(map(str, range(len(ids)))),
+        "token": [visible(token, style) for token in tokens],
+        "id": list(map(str, ids)),
+    }
+    return in_columns(rows, style)
 
 
 def _embeddings(cache: ModernCache, style: Style) -> Iterator[str]:
@@ -169,19 +167,7 @@ def _numbers(rows: Matrix, style: Style, label: str = "") -> Iterator[str]:
     if style.width < NARROW:
         yield start
         start = INDENT + " " * len(label)
-    yield start + _first_numbers(rows[-1], style.width - len(start), style)
-
-
-def _first_numbers(row: Vector, columns: int, style: Style) -> str:
-    """As many numbers as fit, and a mark if there are more."""
-    text, more = INDENT + "[", " …]" if style.unicode else " ..]"
-    for index, value in enumerate(row):
-        longer = f"{text}{number_text(value):>6}"
-        end = more if index + 1 < len(row) else "]"
-        if len(longer) + len(end) > columns:
-            return text + more
-        text = longer
-    return text + "]"
+    yield start + first_numbers(rows[-1], style.width - len(start), style)
 
 
 def _head_summary(

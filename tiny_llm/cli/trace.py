@@ -1,0 +1,128 @@
+"""tiny-lm trace: one training step, told with its real numbers, from text to updated weight."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tiny_llm.batches import running
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.errors import UsageError
+from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.material import new_material, read_source
+from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
+from tiny_llm.cli.setup import schedule_of
+from tiny_llm.cli.texts import choose_prompt
+from tiny_llm.contract import LanguageModel
+from tiny_llm.sampling import generate
+from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.view.terminal import style_for
+from tiny_llm.view.trace.step import as_json, trace
+from tiny_llm.view.trace.text import as_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `trace`."""
+    parser.description = (
+        "Show one training step with its real numbers, from the text to the updated weight: of a "
+        "new model with random weights, or of a saved one. Nothing is saved."
+    )
+    parser.set_defaults(command=run, val_fraction=None)
+    parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (mlp)")
+    parser.add_argument(
+        "-c",
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a saved model, with its own optimizer and learning rate (a new model)",
+    )
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        type=flags.prompt_text,
+        help="the text to learn from; its last token is the last one to predict",
+    )
+    parser.add_argument("--json", action="store_true", help="the same facts for machines")
+    flags.add_cutting(flags.add_data_group(parser))
+    flags.add_sizes(parser)
+    add = parser.add_argument_group("training (each rung has its own defaults)").add_argument
+    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
+    add(
+        "--learning-rate",
+        "--lr",
+        type=flags.number("above 0", lambda value: value > 0),
+        metavar="X",
+        help="how far to step",
+    )
+    flags.add_seed(parser)
+    flags.add_display(parser, attention=False)
+
+
+class _Start(NamedTuple):
+    """What a trace begins with."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    optimizer: Any
+    prompt: str
+    grad_clip: float
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the trace."""
+    start = _saved(args) if args.checkpoint else _new(args)
+    told = trace(*start)
+    if args.json:
+        print(as_json(told))
+        return 0
+    for line in as_lines(told, style_for(sys.stdout, args.color)):
+        print(line)
+    return 0
+
+
+def _new(args: argparse.Namespace) -> _Start:
+    """A new model that knows the alphabet of the text."""
+    name = args.model or "mlp"
+    rung = RUNGS[name]
+    material = new_material(read_source(args.data, args.encoding), args)
+    tokenizer = material.tokenizer
+    config = build_config(name, tokenizer.vocab_size, args)
+    prompt = choose_prompt(args.prompt, tokenizer, material.lines)
+    if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
+        prompt = tokenizer.decode(running(material.train)[: config.context_length + 1])
+    optimizer = OPTIMIZERS[args.optimizer or rung.optimizer]
+    rate = args.learning_rate or rung.learning_rate
+    return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer(rate), prompt, 0.0)
+
+
+def _saved(args: argparse.Namespace) -> _Start:
+    """The model in --checkpoint, ready for its next step."""
+    sizes = {field.name for rung in RUNGS.values() for field in dataclasses.fields(rung.config)}
+    cutting = {"data", "lines", "tokenizer", "tokenizer_file"}  # and vocab_size
+    for name in sorted({"optimizer", "seed", *cutting, *sizes}):
+        if getattr(args, name) is not None:
+            raise UsageError(f"{flag(name)} is for a new model; leave it out with --checkpoint")
+    saved = open_checkpoint(args)
+    if args.model not in (None, saved.rung):
+        raise UsageError(f"{args.checkpoint} is no {args.model}: it is {saved.rung}")
+    model, tokenizer, options = saved.model, saved.tokenizer, saved.options
+    saved.optimizer.learning_rate = args.learning_rate or schedule_of(options)(saved.step)
+    prompt = choose_prompt(args.prompt, tokenizer, options.lines)
+    if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
+        prompt = _continued(model, tokenizer, prompt)
+    return _Start(model, tokenizer, saved.optimizer, prompt, options.grad_clip)
+
+
+def _continued(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:
+    """What the model itself would write most likely, until the context is full or a line ends."""
+    ids = tokenizer.encode(prompt)
+    rng = random.Random(0)  # not drawn from at temperature 0
+    for token in generate(model, ids, model.config.context_length, rng, temperature=0):
+        ids.append(token)
+        if token == ids[0]:
+            break
+    return tokenizer.decode(ids)
