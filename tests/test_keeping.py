@@ -1,6 +1,8 @@
 """What a run leaves behind: metrics step by step, its best checkpoint, and a word of warning."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tiny_llm.cli.metrics import read_metrics
 from tiny_llm.training import Evaluation, memorizes
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
+RISING = ["--lr", "1.5", "--schedule", "constant", "--batch-size", "2"]
 FLAGS = ["--data", "text.txt", "--context-length", "4", "-n", "1"]
 
 
@@ -69,12 +72,42 @@ def test_a_resumed_run_goes_on_behind_its_checkpoint(torn):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
 
-def test_a_file_that_holds_no_metrics_is_kept_whenever_it_is_in_the_way():
+def test_a_file_that_holds_no_metrics_is_left_alone(capsys):
     Path("log").write_text("precious", encoding="utf-8")
-    assert train("-o", "m", "--stop-after", "7") == 0
-    assert main(["train", *FLAGS, "--resume", "m", "--metrics", "log"]) == 0
-    assert Path("log.bak").read_text("utf-8") == "precious"
-    assert [record["step"] for record in read_metrics(Path("log"))] == list(range(8, 31))
+    assert train("-o", "m", "--metrics", "log") == 1
+    assert "log exists and holds no metrics; choose another --metrics" in capsys.readouterr().err
+    assert Path("log").read_text("utf-8") == "precious"
+    assert not Path("m").exists()
+
+
+def test_the_training_loss_is_the_mean_since_the_last_evaluation_whatever_happens_between():
+    assert train("-o", "whole") == 0
+    assert train("-o", "parts", "--stop-after", "3") == 0
+    assert main(["train", *FLAGS, "--resume", "parts"]) == 0
+    whole, parts = (read_metrics(Path(f"{name}.metrics.jsonl")) for name in ("whole", "parts"))
+    for record in [*whole, *parts]:
+        del record["tokens_per_second"]
+    assert whole == parts
+
+
+def test_files_of_runs_whose_names_have_dots_do_not_meet():
+    for out in "lr0.1", "lr0.2", "a.b.safetensors":
+        assert train("-o", out, steps=2) == 0
+    names = {path.name for path in Path().iterdir()} - {"text.txt"}
+    stems = {"lr0.1": "", "lr0.2": "", "a.b": ".safetensors"}
+    assert names == {
+        f"{stem}{part}"
+        for stem, end in stems.items()
+        for part in (end, f".best{end}", ".metrics.jsonl")
+    }
+
+
+def test_the_text_is_not_replaced_by_any_file_of_the_run(capsys):
+    Path("text.txt").rename("m.best")
+    words = ["train", "--data", "m.best", *FLAGS[2:], "--steps", "3", "-o", "m"]
+    assert main(words) == 1
+    assert "m.best is the text itself" in capsys.readouterr().err
+    assert Path("m.best").read_text("utf-8") == TEXT
 
 
 @pytest.mark.parametrize("path", ["m", "m.best"])
@@ -108,9 +141,32 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along():
     assert Path("n.best").read_bytes() == Path("m.best").read_bytes()
 
 
-# --------------------------------------------------------------------------------------- patience
+def test_a_run_can_go_on_from_its_best(capsys):
+    assert train("-o", "m.safetensors", *RISING) == 0
+    best = Path("m.best.safetensors").read_bytes()
+    words = ["train", *FLAGS, "--resume", "m.best.safetensors", "-o", "m.safetensors"]
+    for _ in range(2):  # it stays where it is
+        assert main([*words, "--stop-after", str(metadata("m.best.safetensors")["step"] + 1)]) == 0
+        assert Path("m.best.safetensors").read_bytes() == best
+    assert "m.safetensors.bak" in capsys.readouterr().err
 
-RISING = ["--lr", "1.5", "--schedule", "constant", "--batch-size", "2"]
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
+def test_a_full_disk_is_named_before_the_first_step_and_leaves_no_half_copy(capsys):
+    assert train("-o", "m", "--stop-after", "10") == 0
+    Path("disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "disk"]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        assert main(["train", *FLAGS, "--resume", "m", "--out", "disk/n", "--quiet"]) == 1
+        assert "cannot write disk/n.best: No space left on device" in capsys.readouterr().err
+        assert list(Path("disk").iterdir()) == []
+    finally:
+        subprocess.run(["umount", "disk"], check=True)
+
+
+# --------------------------------------------------------------------------------------- patience
 
 
 def test_a_run_ends_when_its_patience_does(capsys):
@@ -122,6 +178,22 @@ def test_a_run_ends_when_its_patience_does(capsys):
     before = Path("m").read_bytes()
     assert main(["train", *FLAGS, "--resume", "m"]) == 0  # there is nothing more to do
     assert Path("m").read_bytes() == before
+    assert (
+        main(
+            [
+                "train",
+                *FLAGS,
+                "--resume",
+                "m",
+                "--patience",
+                "0",
+                "--stop-after",
+                str(end["step"] + 1),
+            ]
+        )
+        == 0
+    )  # but with more of it there is
+    assert metadata("m")["step"] == end["step"] + 1
 
 
 def test_without_patience_a_run_goes_on(capsys):

@@ -43,6 +43,25 @@ def test_a_choice_on_the_command_line_replaces_the_recipes():
     assert with_recipe(words) == ["train", "--steps=2", "--recipe=own.txt"]
 
 
+def test_a_line_may_hold_several_flags_and_a_flag_several_lines():
+    words = [*own("\ufeff--model mlp --steps 9 --seed 3\n--prompt\n'a b'\n"), "--repeat", "2"]
+    assert with_recipe(words) == ["train", "--model", "mlp", "--seed", "3", "--prompt", "a b",
+                                  "--repeat", "2", "--recipe=own.txt"]  # fmt: skip
+
+
+def test_two_recipes_are_refused(capsys):
+    assert main([*own("--lr 1"), "--recipe=mlp"]) == 2
+    assert "--recipe is given twice" in capsys.readouterr().err
+
+
+def test_a_folder_and_bytes_are_no_recipe(capsys):
+    Path("own").mkdir()
+    assert main(["train", "--recipe", "own"]) == 1
+    Path("own.txt").write_bytes(b"\xff\xfe")
+    assert main(["train", "--recipe", "own.txt"]) == 1
+    assert "own.txt is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_without_a_recipe_and_in_other_commands_nothing_changes():
     assert with_recipe(["train", "--lr", "1"]) == ["train", "--lr", "1"]
     assert with_recipe(["generate", "--prompt", "--recipe"]) == ["generate", "--prompt", "--recipe"]
@@ -84,9 +103,9 @@ def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(capsys):
 @pytest.mark.parametrize(
     "text, code, problem",
     [
-        ("--prompt 'open", 1, "own.txt, line 1: No closing quotation"),
-        ("--lr 1\n--recipe mlp", 2, "own.txt, line 2: a recipe cannot contain another"),
-        ("--colour red", 2, "unrecognized arguments: --colour red"),
+        ("--prompt 'open", 1, "the recipe own.txt cannot be read: No closing quotation"),
+        ("--lr 1 --recipe mlp", 2, "the recipe own.txt names another"),
+        ("--colour red", 2, "the flags of the recipe count, too"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_refused(text, code, problem, capsys):

@@ -87,7 +87,7 @@ def test_no_path_date_or_duration_is_stored(folder):
     assert str(folder) not in metadata
     assert "text.txt" not in metadata
     assert set(checkpoint.load(Path("a")).metadata) == {
-        "format", "model", "config", "tokenizer", "training", "step", "best"
+        "format", "model", "config", "tokenizer", "training", "step", "best", "recent"
     }  # fmt: skip
 
 

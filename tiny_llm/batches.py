@@ -58,6 +58,11 @@ def split_lines(lines: Iterable[Line], val_fraction: float) -> tuple[list[Line],
     _check_fraction(val_fraction)
     lines = [line for line in lines if len(line)]
     every = round(1 / val_fraction)
+    if every < 2:
+        raise ValueError(
+            f"of lines, every second can be held out at the most: the validation fraction must be "
+            f"at most 0.5, not {val_fraction:g}"
+        )
     train = [line for number, line in enumerate(lines, 1) if number % every]
     val = lines[every - 1 :: every]
     for name, part in (("training", train), ("validation", val)):

@@ -82,14 +82,19 @@ def keep_old(path: Path) -> Optional[Path]:
     if not path.exists():
         return None
     backup = path.with_name(path.name + ".bak")
-    copy = _temporary(backup)
-    try:
-        shutil.copyfile(path, copy)
-        copy.replace(backup)
-    except OSError:
-        _remove(copy)
-        raise
+    copy_file(path, backup)
     return backup
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the whole copy. Raises OSError about it."""
+    copy = _temporary(target)
+    try:
+        shutil.copyfile(source, copy)
+        copy.replace(target)
+    except OSError as error:
+        _remove(copy)
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def check_writable(path: Path) -> None:

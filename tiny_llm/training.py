@@ -39,6 +39,24 @@ class Step:
     seconds: float = field(compare=False)  # forward, backward, update
 
 
+@dataclass
+class Recent:
+    """The losses of the steps since the last evaluation, added up: a resumed run goes on with it."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, loss: float) -> None:
+        """One more step."""
+        self.total, self.count = self.total + loss, self.count + 1
+
+    def take(self) -> float:
+        """Their mean, and begin anew."""
+        mean = self.total / self.count
+        self.total, self.count = 0.0, 0
+        return mean
+
+
 class Diverged(ArithmeticError):
     """The loss is no longer a finite number, so no slope means anything."""
 
@@ -118,6 +136,7 @@ def train(
     dropout_seed: Optional[int] = None,  # lets a model with dropout drop
     matmul: str = "float64",  # the way to multiply: `tiny_llm.matmul.use`
     gradients_of: Optional[GradientsOf] = None,  # instead of `loss_and_gradients` of this model
+    recent: Optional[Recent] = None,  # of the steps before `start`; kept up to date
 ) -> Iterator[Step]:
     """Train in place from step `start` to `steps`, yielding each Step once it is done.
 
@@ -126,7 +145,7 @@ def train(
     """
     gradients_of = gradients_of or partial(loss_and_gradients, model)
     count = gradient_accumulation_steps
-    losses = []
+    recent = recent or Recent()
     for step in range(start, steps):
         began = time.perf_counter()
         parts = [batches.batch(step * count + part) for part in range(count)]
@@ -141,11 +160,10 @@ def train(
         optimizer.update(model.parameters, gradients)
         seconds = time.perf_counter() - began
 
-        losses.append(loss)
+        recent.add(loss)
         train_loss = val_loss = None
         if (step + 1) % eval_every == 0 or step + 1 == steps:
-            train_loss, val_loss = sum(losses) / len(losses), evaluate(model, val_ids)
-            losses.clear()
+            train_loss, val_loss = recent.take(), evaluate(model, val_ids)
         tokens = sum(len(targets) for _, targets in parts)
         rate = optimizer.learning_rate
         yield Step(step + 1, loss, rate, tokens, norm, train_loss, val_loss, seconds)

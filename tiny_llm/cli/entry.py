@@ -42,7 +42,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _mend_streams()
     try:
-        args = _parser(arguments).parse_args(with_recipe(arguments))
+        words = with_recipe(arguments)
+        try:
+            args = _parser(arguments).parse_args(words)
+        except UsageError as error:
+            if words == arguments:
+                raise
+            raise UsageError(f"{error}; the flags of the recipe count, too") from None
         code: int = args.command(args)
         sys.stdout.flush()
         return code

@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         pairs = bigram_loss(material.train, material.val, vocab_size)
         _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
     else:
-        _print_part(material.name, material.val, current)
+        name = f"{material.name}{', validation part' if source.file else ''}"
+        _print_part(name, material.val, current)
     _print_row("guessing", "", guessing_loss(vocab_size), _ratio(material.val, current))
     return 0
 
@@ -57,7 +58,7 @@ def _material(current: Run, source: Source) -> Material:
             return known_material(source, current.tokenizer, options.val_fraction, options.lines)
         return whole(source, current.tokenizer, options.lines)
     except ValueError as error:
-        other = f"it was trained on another text than {source.name}, name one with --data; "
+        other = f"{source.name} is not the text that it was trained on (--data names one), and "
         raise UserError(f"{'' if is_own else other}{error}") from None
 
 

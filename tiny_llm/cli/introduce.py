@@ -25,7 +25,7 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
     which = f"the last {held_out:,}"
     if material.lines:
-        which = f"every {round(1 / material.val_fraction)}th line, {held_out:,} {unit}s in all,"
+        which = f"one line in {round(1 / material.val_fraction)}, {held_out:,} {unit}s in all,"
     progress.fact(
         "text:",
         f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "

@@ -6,36 +6,15 @@ before, comes to the same best again and writes the same bytes.
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
-from tiny_llm import checkpoint
 from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.files import RunFiles
 from tiny_llm.cli.metrics import Metrics, read_metrics
 from tiny_llm.cli.runs import Run, save_run
 from tiny_llm.training import Diverged, Evaluation, Step, memorizes
 from tiny_llm.view.progress import Progress
-
-
-def best_path(out: Path) -> Path:
-    """runs/modern.safetensors -> runs/modern.best.safetensors"""
-    return out.with_name(f"{out.stem}.best{out.suffix}")
-
-
-def make_room(out: Path, resumed: Optional[Path], progress: Progress) -> None:
-    """Keep what another run left at `out` as .bak. A run that is resumed brings its best along."""
-    if resumed and resumed.resolve() == out.resolve():
-        return
-    for path in (out, best_path(out)):
-        backup = checkpoint.keep_old(path)
-        if backup:
-            progress.fact("kept:", f"the older {path} is now {backup}")
-    with suppress(FileNotFoundError):
-        best_path(out).unlink()
-    if resumed and best_path(resumed).exists():
-        shutil.copyfile(best_path(resumed), best_path(out))
 
 
 class Keeper:
@@ -45,19 +24,26 @@ class Keeper:
     Diverged when the last update left a number that is not finite.
     """
 
-    def __init__(self, run: Run, out: Path, metrics: Path, save_every: int, progress: Progress):
-        self.run, self.out, self.metrics_path = run, out, metrics
+    def __init__(
+        self,
+        run: Run,
+        files: RunFiles,
+        save_every: int,
+        progress: Progress,
+        resumed: Optional[Path] = None,
+    ) -> None:
+        self.run, self.files = run, files
         self.save_every, self.progress = save_every, progress
-        self.saved = run.step
+        self.saved: Optional[tuple[Path, int]] = (resumed, run.step) if resumed else None
         self.history: list[Evaluation] = []
         self.warned = False
 
     def __enter__(self) -> Keeper:
         try:
-            self.metrics = Metrics(self.metrics_path, self.run.step)
+            self.metrics = Metrics(self.files.metrics, self.run.step)
         except OSError as error:
-            raise self._cannot_write(self.metrics_path, error) from None
-        for record in read_metrics(self.metrics_path):
+            raise self._cannot_write(self.files.metrics, error) from None
+        for record in read_metrics(self.files.metrics):
             if record.get("val_loss") is not None:
                 losses = record["train_loss"], record["val_loss"]
                 self.history.append(Evaluation(record["step"], *losses))
@@ -71,15 +57,15 @@ class Keeper:
         try:
             self.metrics.write(step)
         except OSError as error:
-            raise self._cannot_write(self.metrics_path, error) from None
+            raise self._cannot_write(self.files.metrics, error) from None
         if step.train_loss is not None and step.val_loss is not None:
             self.history.append(Evaluation(step.number, step.train_loss, step.val_loss))
-            if self.run.best and self.run.best.step == step.number:
-                self.save(best_path(self.out))
+            if self.run.is_best:
+                self.save(self.files.best)
             self._warn()
         if is_last or step.number % self.save_every == 0:
-            self.save(self.out)
-            self.saved = step.number
+            self.save(self.files.out)
+            self.saved = self.files.out, step.number
 
     def save(self, path: Path) -> None:
         """Write the run as it is to a checkpoint."""
@@ -98,14 +84,15 @@ class Keeper:
                 "warning:",
                 f"since step {self.run.best.step} the model only learns its text by heart: the "
                 f"training loss falls while the validation loss rises. More text, a smaller model, "
-                f"--dropout or --weight-decay help; {best_path(self.out)} holds the best",
+                f"--dropout or --weight-decay help; {self.files.best} holds the best",
             )
 
     def left_behind(self) -> str:
         """What there is to go on with after an error."""
-        if self.saved:
-            return f"{self.out} holds step {self.saved}"
-        return "this run had saved nothing yet"
+        if not self.saved:
+            return "this run had saved nothing yet"
+        path, step = self.saved
+        return f"{path} holds step {step}"
 
     def _cannot_write(self, path: Path, error: OSError) -> UserError:
         return UserError(f"cannot write {path}: {error.strerror or error}; {self.left_behind()}")

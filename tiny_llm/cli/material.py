@@ -58,6 +58,8 @@ class Source(NamedTuple):
 
 def read_source(data: Optional[str], encoding: str) -> Source:
     """The text or the file of tokens at `data`. Raises UserError if there is none."""
+    if data and data.endswith(".json") and is_token_file(data[: -len(".json")]):
+        raise UserError(f"{data} describes a file of tokens; give --data {data[: -len('.json')]}")
     if data is not None and is_token_file(data):
         try:
             file = open_tokens(data)
@@ -85,7 +87,9 @@ def new_material(source: Source, args: argparse.Namespace) -> Material:
 
 
 def _new_tokenizer(text: str, args: argparse.Namespace, val_fraction: float) -> Tokenizer:
-    if args.vocab_size and (args.tokenizer != "bpe" or args.tokenizer_file):
+    if args.tokenizer_file and (args.tokenizer == "char" or args.vocab_size):
+        raise UsageError("--tokenizer-file names a finished bpe; leave out what describes another")
+    if args.vocab_size and args.tokenizer != "bpe":
         raise UsageError(
             "--vocab-size is the size of a new --tokenizer bpe; without one, leave it out"
         )
@@ -120,12 +124,15 @@ def known_material(
 
 
 def whole(source: Source, tokenizer: Tokenizer, lines: bool) -> Material:
-    """All of a text that no run has split, as its `val`. Raises ValueError if it is too short."""
+    """A text that the run has not split, as `val`; of a file of tokens, its validation part.
+
+    Raises ValueError if it is too short.
+    """
     val: Corpus
     if source.file:
         if source.file.tokenizer != tokenizer.state():
             raise ValueError(f"{source.name} holds tokens of another tokenizer")
-        val = source.file.val
+        val = source.file.val  # its training part may be what the model has learned from
     else:
         assert source.text
         text = source.text.content

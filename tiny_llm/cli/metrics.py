@@ -15,11 +15,6 @@ from tiny_llm import checkpoint
 from tiny_llm.training import Step
 
 
-def metrics_path(out: Path) -> Path:
-    """runs/modern.safetensors -> runs/modern.metrics.jsonl"""
-    return out.with_suffix(".metrics.jsonl")
-
-
 class Metrics:
     """The open file. Raises OSError when it cannot be written."""
 
@@ -66,6 +61,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             records.append(record)
     return records
+
+
+def holds_metrics(path: Path) -> bool:
+    """Whether the file is empty, or begins with a record."""
+    return path.stat().st_size == 0 or bool(read_metrics(path))
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -17,6 +17,7 @@ DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
 TEMPERATURE = 0.7
 LARGEST = 10**12  # of the whole numbers that a flag takes
+LEAST_VOCAB = 257  # the bytes, and what separates documents
 MATMUL_VARIABLE = "TINY_LM_MATMUL"
 
 
@@ -128,7 +129,10 @@ def add_cutting(group: argparse._ArgumentGroup) -> None:
         help="tokens are characters, or pieces of words learned from the text (char)",
     )
     group.add_argument(
-        "--vocab-size", type=whole_number(1), metavar="N", help="different pieces (bpe: 512)"
+        "--vocab-size",
+        type=whole_number(LEAST_VOCAB),
+        metavar="N",
+        help="different pieces (bpe: 512)",
     )
     group.add_argument(
         "--tokenizer-file",
@@ -173,14 +177,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--val-fraction",
         type=number("between 0 and 1", lambda value: 0 < value < 1),
         metavar="X",
-        help="share of the text, at its end, held out for validation (0.1)",
+        help="share of the text held out for validation: its end, or of --lines every 1/X-th (0.1)",
     )
     add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
     add(
         "--patience",
         type=whole_number(0),
         metavar="N",
-        help="end after N validations in a row without a new best; 0: never (0)",
+        help="end after N validations (--eval-every) without a new best; 0: never (0)",
     )
 
 

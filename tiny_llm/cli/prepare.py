@@ -145,6 +145,8 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _check_out(out: Path) -> None:
     """Raises UserError if the files cannot be written, or would replace what `prepare` has not."""
+    if str(out) == "-":
+        raise UsageError("--out - would be a file of that name; ids go to a file, name one")
     files = out, description_path(out)
     try:
         for file in files:

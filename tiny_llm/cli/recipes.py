@@ -1,7 +1,8 @@
 """Recipes: files of plain flags, so that a run which is known to go well is one word.
 
 A recipe is read as if its flags stood on the command line in front of the user's own, and of a flag
-that is given twice the last one counts. Hence the command line wins.
+that is given twice the last one counts. Hence the command line wins. Quotes and # mean what they mean to
+a shell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 from tiny_llm.cli.errors import UsageError, UserError
 
@@ -25,36 +27,60 @@ def recipes() -> list[str]:
 def with_recipe(words: Sequence[str]) -> list[str]:
     """The command line with the flags of its --recipe put in. Raises UsageError and UserError."""
     words = list(words)
-    for place, word in enumerate(words if words[:1] == ["train"] else []):
-        if word == "--recipe" and place + 1 < len(words):
-            name, rest = words[place + 1], words[1:place] + words[place + 2 :]
-        elif word.startswith("--recipe="):
-            name, rest = word.partition("=")[2], words[1:place] + words[place + 1 :]
+    if words[:1] != ["train"]:
+        return words
+    rest, recipe = _taken_out(words[1:])
+    if recipe is None:
+        return words
+    return ["train", *_flags(recipe, rest), *rest, f"--recipe={recipe}"]
+
+
+def _taken_out(words: list[str]) -> tuple[list[str], Optional[str]]:
+    """The words without --recipe, and its value. Raises UsageError if it is given twice."""
+    rest, recipes = [], []
+    ahead = iter(words)
+    for word in ahead:
+        flag, is_joined, value = word.partition("=")
+        if flag != "--recipe":
+            rest.append(word)
         else:
-            continue
-        return [*words[:1], *_flags(name, rest), *rest, f"--recipe={name}"]
-    return words
+            recipes.append(value if is_joined else next(ahead, ""))
+    if len(recipes) > 1:
+        raise UsageError("--recipe is given twice; one run follows one recipe")
+    return rest, recipes[0] if recipes else None
 
 
-def _flags(name: str, rest: list[str]) -> list[str]:
+def _flags(recipe: str, rest: list[str]) -> list[str]:
     """The flags of a recipe, but those that the rest of the command line replaces."""
-    path = FOLDER / f"{name}.txt" if name in recipes() else Path(name)
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(
-            f"there is no recipe {name!r}: neither one of {', '.join(recipes())}, nor a text file"
-        ) from None
     given = {word.partition("=")[0] for word in rest}
     replaced = {flag for choice in CHOICES if given.intersection(choice) for flag in choice}
     found: list[str] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            parts = shlex.split(line, comments=True)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
-        if parts and parts[0] == "--recipe":
-            raise UsageError(f"{path}, line {number}: a recipe cannot contain another")
-        if parts and parts[0].partition("=")[0] not in replaced:
-            found += parts
+    is_replaced = False
+    for word in _words(recipe):
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            if flag == "--recipe":
+                raise UsageError(
+                    f"the recipe {recipe} names another, which it cannot; leave it out"
+                )
+            is_replaced = flag in replaced
+        if not is_replaced:
+            found.append(word)
     return found
+
+
+def _words(recipe: str) -> list[str]:
+    """All words of a recipe, as a shell would read them."""
+    path = FOLDER / f"{recipe}.txt" if recipe in recipes() else Path(recipe)
+    try:
+        return shlex.split(path.read_text("utf-8-sig"), comments=True)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(
+            f"there is no recipe {recipe!r}: neither one of {', '.join(recipes())}, nor a text file"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"the recipe {recipe} is not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {recipe}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"the recipe {recipe} cannot be read: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,6 +16,7 @@ from tiny_llm.cli.tokenizers import tokenizer_from
 from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.training import Recent
 
 RUNS = Path("runs")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
@@ -80,6 +81,12 @@ class Run:
     options: Options
     step: int = 0  # steps done
     best: Optional[Best] = None
+    recent: Recent = field(default_factory=Recent)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no step had a lower validation loss than this one."""
+        return self.best is not None and self.best.step == self.step
 
 
 def save_run(path: Path, run: Run) -> None:
@@ -93,6 +100,7 @@ def save_run(path: Path, run: Run) -> None:
         "training": dataclasses.asdict(run.options),
         "step": run.step,
         "best": run.best and dataclasses.asdict(run.best),
+        "recent": dataclasses.asdict(run.recent),
     }
     checkpoint.save(path, {**run.model.parameters, **moments}, metadata)
 
@@ -137,7 +145,8 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
     optimizer.state = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
     _check_moments(optimizer, parameters)
     best = None if best is None else _record(Best, best)
-    return Run(metadata["model"], model, tokenizer, optimizer, options, step, best)
+    recent = _record(Recent, metadata["recent"])
+    return Run(metadata["model"], model, tokenizer, optimizer, options, step, best, recent)
 
 
 def _check_moments(optimizer: Optimizer, parameters: Parameters) -> None:

@@ -11,6 +11,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from tiny_llm.cli.runs import Run
@@ -60,7 +61,8 @@ def prompt_of(run: Run, args: argparse.Namespace) -> str:
 
 def _heading(args: argparse.Namespace, line: str) -> None:
     if not args.quiet:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # the sample matters more
+            print(line, file=sys.stderr, flush=True)
 
 
 def _pieces(run: Run, ids: list[int], args: argparse.Namespace, seed: int) -> Iterator[Piece]:

@@ -102,12 +102,15 @@ def resume(args: argparse.Namespace, source: Source) -> tuple[Run, Material]:
         raise UsageError(
             f"a run of {options.steps} steps can be made longer, not {steps} steps long"
         )
-    run.options = dataclasses.replace(options, steps=steps)
+    patience = options.patience if args.patience is None else args.patience
+    run.options = dataclasses.replace(options, steps=steps, patience=patience)
     return run, material
 
 
 def _refuse_changes(args: argparse.Namespace, run: Run) -> None:
     """Raises UsageError for a flag that would make another run of it."""
+    if args.tokenizer_file:
+        raise UsageError("--tokenizer-file: the run has its tokenizer; leave it out")
     settled = {
         "model": run.rung,
         "tokenizer": run.tokenizer.kind,
@@ -115,7 +118,7 @@ def _refuse_changes(args: argparse.Namespace, run: Run) -> None:
         **dataclasses.asdict(run.model.config),
         **dataclasses.asdict(run.options),
     }
-    del settled["steps"]
+    del settled["steps"], settled["patience"]
     for name, value in settled.items():
         if getattr(args, name, None) not in (None, value):
             raise UsageError(
@@ -159,6 +162,7 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
             dropout_seed=options.seed if getattr(current.model.config, "dropout", 0) else None,
             matmul=options.matmul,
             gradients_of=workers.gradients,
+            recent=current.recent,
         )
         for step in steps:
             _take_note(current, step)

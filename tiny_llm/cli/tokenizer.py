@@ -14,6 +14,7 @@ from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.runs import RUNS
 from tiny_llm.cli.texts import read_text
 from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
+from tiny_llm.token_file import is_token_file
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import Style, style_for, visible
 from tiny_llm.view.tokens import explain
@@ -81,6 +82,8 @@ def run_train(args: argparse.Namespace) -> int:
     """Learn, say what was learned, save."""
     style = style_for(sys.stderr, args.color)
     progress = Progress(sys.stderr, style, 0, 0, args.quiet)
+    if args.data and is_token_file(args.data):
+        raise UserError(f"{args.data} holds tokens already; give the text that they came from")
     text = read_text(args.data, args.encoding)
     _check_out(args.out)
     tokenizer = BPETokenizer.train(text.content, args.vocab_size)

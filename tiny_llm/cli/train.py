@@ -6,17 +6,14 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Optional
 
-from tiny_llm import checkpoint
-from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.files import RunFiles, run_files
 from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
-from tiny_llm.cli.keeping import Keeper, best_path, make_room
+from tiny_llm.cli.keeping import Keeper
 from tiny_llm.cli.material import Material, read_source
-from tiny_llm.cli.metrics import metrics_path
 from tiny_llm.cli.options import program, whole_number
 from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.rungs import RUNGS
@@ -76,15 +73,15 @@ def run(args: argparse.Namespace) -> int:
     current, material = resume(args, source) if args.resume else begin(args, source)
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
-    metrics = args.metrics or metrics_path(out)
-    _check_out(out, metrics, args.data)
+    files = run_files(out, args.metrics)
+    files.check(args.data)
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
     introduce(current, material, progress)
-    make_room(out, args.resume, progress)
+    files.make_room(args.resume, current.is_best, progress)
     save_every = args.save_every or current.options.eval_every
-    keeper = Keeper(current, out, metrics, save_every, progress)
+    keeper = Keeper(current, files, save_every, progress, args.resume)
     if current.step == steps or is_exhausted(current):  # nothing left to do, but --out may be new
         keeper.save(out)
     else:
@@ -96,28 +93,8 @@ def run(args: argparse.Namespace) -> int:
                 f"    {_resume_command(args, out)}\n"
             )
             return 130 if interrupt.requested else 0
-    _conclude(current, args, out, progress)
+    _conclude(current, args, files, progress)
     return 0
-
-
-def _check_out(out: Path, metrics: Path, data: Optional[str]) -> None:
-    """Raises UserError if a file cannot be written, or would replace what is not its own kind."""
-    for path in (out, metrics):
-        try:
-            checkpoint.check_writable(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-        if data and data != "-" and Path(data).resolve() == path.resolve():
-            raise UserError(f"{path} is the text itself; choose another file")
-    if metrics.resolve() in (out.resolve(), best_path(out).resolve()):
-        raise UserError(f"{metrics} is a checkpoint of this run; choose another --metrics")
-    if out.exists():
-        try:
-            checkpoint.load(out)
-        except CheckpointError:
-            raise UserError(
-                f"{out} exists and is no checkpoint, or a damaged one; choose another --out"
-            ) from None
 
 
 def _check_before_training(current: Run, args: argparse.Namespace) -> None:
@@ -184,22 +161,22 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
     return shlex.join(words)
 
 
-def _conclude(current: Run, args: argparse.Namespace, out: Path, progress: Progress) -> None:
+def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
     """The result, a sample, and what to do next."""
     best, patience = current.best, current.options.patience
     if is_exhausted(current):
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
     if best:
-        kept = best_path(out)
-        where = f", kept as {kept}" if best.step < current.step and kept.exists() else ""
+        is_beside = best.step < current.step and files.best.exists()
+        where = f", kept as {files.best}" if is_beside else ""
         loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
-    words = ["generate", "--checkpoint", str(out), "--seed", "1"]
+    words = ["generate", "--checkpoint", str(files.out), "--seed", "1"]
     if "\n" not in prompt:
         words[3:3] = ["--prompt", prompt]
     command = shlex.join([*program().split(), *words])
     progress.note(
-        f"\nsaved {out} (step {current.step}). To let it write more, type\n\n    {command}"
+        f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"
     )

@@ -1,0 +1,78 @@
+"""The files that a run writes, and what stands in their way."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from tiny_llm import checkpoint
+from tiny_llm.checkpoint import CheckpointError
+from tiny_llm.cli.errors import UserError
+from tiny_llm.cli.metrics import holds_metrics
+from tiny_llm.view.progress import Progress
+
+ENDING = ".safetensors"
+
+
+class RunFiles(NamedTuple):
+    """Where a run writes: runs/m.safetensors, runs/m.best.safetensors, runs/m.metrics.jsonl."""
+
+    out: Path  # the last checkpoint
+    best: Path  # the one with the lowest validation loss
+    metrics: Path  # what every step was like
+
+    def check(self, data: Optional[str]) -> None:
+        """Raises UserError if one cannot be written, or would replace what is not its own kind."""
+        if len({path.resolve() for path in self}) < len(self):
+            raise UserError(f"{self.metrics} is a checkpoint of this run; choose another --metrics")
+        for path, flag in zip(self, ("--out", "--out", "--metrics")):
+            try:
+                checkpoint.check_writable(path)
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+            if data and data != "-" and Path(data).resolve() == path.resolve():
+                raise UserError(f"{path} is the text itself; choose another {flag}")
+        for path in (self.out, self.best):
+            try:
+                if path.exists():
+                    checkpoint.load(path)
+            except CheckpointError:
+                raise UserError(
+                    f"{path} exists and is no checkpoint, or a damaged one; choose another --out"
+                ) from None
+        if self.metrics.exists() and not holds_metrics(self.metrics):
+            raise UserError(f"{self.metrics} exists and holds no metrics; choose another --metrics")
+
+    def make_room(self, resumed: Optional[Path], is_best: bool, progress: Progress) -> None:
+        """Keep what another run left here as .bak; a run that is resumed brings its best along.
+
+        `is_best`: whether that is the resumed checkpoint itself. Raises UserError if there is no
+        room for a copy.
+        """
+        if resumed and resumed.resolve() == self.out.resolve():
+            return
+        own_best = (resumed if is_best else run_files(resumed).best) if resumed else None
+        if own_best and not own_best.exists():
+            own_best = None
+        stays = own_best is not None and own_best.resolve() == self.best.resolve()
+        try:
+            for path in [self.out] if stays else [self.out, self.best]:
+                backup = checkpoint.keep_old(path)
+                if backup:
+                    progress.fact("kept:", f"the older {path} is now {backup}")
+            if own_best and not stays:
+                checkpoint.copy_file(own_best, self.best)
+            elif not own_best:
+                with suppress(FileNotFoundError):
+                    self.best.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
+
+
+def run_files(out: Path, metrics: Optional[Path] = None) -> RunFiles:
+    """The files of the run that is saved to `out`."""
+    is_usual = out.name.endswith(ENDING)
+    stem = out.name[: -len(ENDING)] if is_usual else out.name
+    best = out.with_name(f"{stem}.best{ENDING if is_usual else ''}")
+    return RunFiles(out, best, metrics or out.with_name(f"{stem}.metrics.jsonl"))
