@@ -88,7 +88,7 @@ def test_a_tokenizer_made_before_is_taken_from_its_file():
     "flags, code, problem",
     [
         (["--vocab-size", "300"], 2, "leave it out"),
-        (["--tokenizer", "bpe", "--vocab-size", "200"], 1, "is too small"),
+        (["--tokenizer", "bpe", "--vocab-size", "200"], 2, "must be at least 257"),
         (["--tokenizer-file", "none.json"], 1, "there is no none.json"),
     ],
 )
@@ -162,7 +162,7 @@ def test_the_tokens_of_a_file_are_those_of_its_text():
 
 @pytest.mark.parametrize(
     "flags",
-    [["--val-fraction", "0.5"], ["--lines"], ["--tokenizer", "char"], ["--vocab-size", "9"]],
+    [["--val-fraction", "0.5"], ["--lines"], ["--tokenizer", "char"], ["--vocab-size", "300"]],
 )
 def test_what_was_settled_in_a_token_file_is_refused(flags, capsys):
     assert main(["prepare", "text.txt", "--out", "tokens.bin", "--quiet"]) == 0

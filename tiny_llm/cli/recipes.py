@@ -1,8 +1,8 @@
 """Recipes: files of plain flags, so that a run which is known to go well is one word.
 
 A recipe is read as if its flags stood on the command line in front of the user's own, and of a flag
-that is given twice the last one counts. Hence the command line wins. Quotes and # mean what they mean to
-a shell.
+that is given twice the last one counts. Hence the command line wins. Quotes and # mean what they
+mean to a shell.
 """
 
 from __future__ import annotations

@@ -164,9 +164,9 @@ def _record(kind: Any, values: dict[str, Any]) -> Any:
     """A dataclass from a dict with the same names and types. Raises ValueError or TypeError."""
     record = kind(**values)
     types = {"int": int, "float": float, "str": str, "bool": bool}
-    for field in dataclasses.fields(kind):
-        if type(values[field.name]) is not types[str(field.type)]:
-            raise ValueError(f"{field.name} is {values[field.name]!r}")
+    for entry in dataclasses.fields(kind):
+        if type(values[entry.name]) is not types[str(entry.type)]:
+            raise ValueError(f"{entry.name} is {values[entry.name]!r}")
     return record
 
 

@@ -44,9 +44,10 @@ def read_text(data: Optional[str], encoding: str) -> Text:
     try:
         text = str(content, encoding)
     except ValueError as error:  # UnicodeDecodeError, and what some codecs raise instead
+        is_utf_16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raise UserError(
-            f"{name} is not {encoding} text ({error}); name its encoding, for example --encoding "
-            f"{'utf-16' if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'latin-1'}"
+            f"{name} is not {encoding} text ({error}); name its encoding, "
+            f"for example --encoding {'utf-16' if is_utf_16 else 'latin-1'}"
         ) from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text:
