@@ -41,7 +41,7 @@ class Step:
 
 @dataclass
 class Recent:
-    """The losses of the steps since the last evaluation, added up; a resumed run goes on from it."""
+    """The losses of the steps since the last evaluation, added up; a resumed run goes on there."""
 
     total: float = 0.0
     count: int = 0
