@@ -26,6 +26,8 @@ COMMANDS = {
         "tokenizer",
         "learn longer tokens from a text (train), see how a text becomes tokens (show)",
     ),
+    "attention": ("attention", "show what each attention head of a saved model reads from"),
+    "plot": ("plot", "draw the losses of one or more runs"),
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "walk": (
