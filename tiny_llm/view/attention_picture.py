@@ -16,11 +16,11 @@ from tiny_llm.view.heads import PHRASES, Head, summarize
 from tiny_llm.view.svg import FONT, document, escaped, short
 from tiny_llm.view.terminal import Style, clip, display_width, fraction_text, visible
 
-WIDTH = 860  # pixels, of two panels
+WIDTH = 860  # pixels; one panel with many tokens may need more
 GAP, HEADING = 28, 44  # around a panel, and above its cells
-LARGEST_CELL, SMALLEST_CELL = 23, 6
+LARGEST_CELL, SMALLEST_CELL = 23, 9
 ROOM_FOR_NUMBER = 19  # pixels of a cell that holds its weight as a number
-LETTER = 6.7  # pixels
+FONT_SIZE, LETTER = 11, 6.7  # pixels
 LONGEST_LABEL = 8  # letters
 FAINT, WRITTEN = 0.005, 0.05  # below the first a cell is left empty, below the second a number is
 # Where black becomes easier to read than white on the light page's colour, and on the dark page's.
@@ -74,11 +74,15 @@ def _sizes(heads: list[Head], tokens: list[str]) -> _Size:
     labels = [clip(visible(token, style), LONGEST_LABEL, style) for token in tokens]
     longest = max(map(display_width, labels))
     left = round(longest * LETTER) + 8
-    across = 1 if len(heads) == 1 else 2
-    room = (WIDTH - GAP) / across - left - GAP
-    cell = max(SMALLEST_CELL, min(LARGEST_CELL, int(room / len(tokens))))
+    across = 1 if len(heads) == 1 or _cell(len(tokens), left, 2) < SMALLEST_CELL else 2
+    cell = max(SMALLEST_CELL, min(LARGEST_CELL, _cell(len(tokens), left, across)))
     upright = longest * LETTER <= cell
     return _Size(labels, cell, left, HEADING + (16 if upright else left), across)
+
+
+def _cell(tokens: int, left: int, across: int) -> int:
+    """The side of a cell, if so many panels side by side are to fit."""
+    return int(((WIDTH - GAP) / across - left - GAP) / tokens)
 
 
 def _panel(head: Head, tokens: list[str], size: _Size) -> Iterator[str]:
@@ -86,6 +90,7 @@ def _panel(head: Head, tokens: list[str], size: _Size) -> Iterator[str]:
     yield f'<text class="b" x="0" y="16">layer {head.layer}, head {head.number}</text>'
     yield f'<text class="m" x="0" y="33">{_summary(head)}</text>'
     upright = size.top == HEADING + 16
+    yield f'<g font-size="{min(FONT_SIZE, size.cell)}">'
     for place, label in enumerate(size.labels):
         x, y = size.left + (place + 0.5) * size.cell, size.top - 5
         turn = "" if upright else f' transform="rotate(-90 {short(x + 4)} {short(y)})"'
@@ -100,6 +105,7 @@ def _panel(head: Head, tokens: list[str], size: _Size) -> Iterator[str]:
             f'<rect class="s" x="{size.left}" y="{top}" '
             f'width="{(before + index + 1) * size.cell}" height="{size.cell}"/>'
         )
+    yield "</g>"
     yield from _cells(head.weights, tokens, size)
 
 
@@ -149,8 +155,9 @@ def _sheet() -> str:
     Without variables, which not every program that draws SVG knows.
     """
     return (
-        f"text{{font:11px {FONT};white-space:pre}}.n{{text-anchor:middle;pointer-events:none}}"
-        ".h,.b{font-weight:bold}.h{font-size:15px}.b{font-size:13px}.n text{font-size:9px}"
+        f"text{{font-family:{FONT};white-space:pre}}.n{{text-anchor:middle;pointer-events:none}}"
+        f".h,.b{{font-weight:bold}}.h{{font-size:15px}}.b{{font-size:13px}}.m{{font-size:{FONT_SIZE}px}}"
+        ".n text{font-size:9px}"
         f".s{{fill-opacity:.06}}{_colors(LIGHT, '#000', '#000', '#fff')}"
         f"@media(prefers-color-scheme:dark){{{_colors(DARK, '#fff', '#000', '#000')}}}"
     )
