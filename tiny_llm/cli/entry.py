@@ -28,6 +28,8 @@ COMMANDS = {
     ),
     "prepare": ("prepare", "turn texts of any size into a file of token ids to train on"),
     "trace": ("trace", "one training step with its real numbers, from text to updated weight"),
+    "attention": ("attention", "show what each attention head of a saved model reads from"),
+    "plot": ("plot", "draw the losses of one or more runs"),
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "walk": (

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tiny_llm.cli.runs import Run
 from tiny_llm.cli.texts import choose_prompt
+from tiny_llm.matmul import Matrix
 from tiny_llm.sampling import TextStream, generate_batch
 from tiny_llm.view.attention_map import attention_report
 from tiny_llm.view.terminal import style_for
@@ -129,9 +130,13 @@ def _harmless(text: str) -> str:
 
 def print_attention(run: Run, ids: list[int], args: argparse.Namespace) -> None:
     """The weights of every layer and head on the end of these tokens that fits in the context."""
+    style = style_for(sys.stdout, args.color)
+    print("\n" + attention_report(*attention_of(run, ids), style), flush=True)
+
+
+def attention_of(run: Run, ids: list[int]) -> tuple[list[list[Matrix]], list[str]]:
+    """Layers x heads x Q x K on the end of these tokens that fits in the context; the K tokens."""
     context = ids[-run.model.config.context_length :]
     _, cache = run.model.forward([context])
     weights = run.model.attention(cache)[0]  # type: ignore[attr-defined]
-    tokens = [run.tokenizer.decode([token]) for token in context]
-    style = style_for(sys.stdout, args.color)
-    print("\n" + attention_report(weights, tokens, style), flush=True)
+    return weights, [run.tokenizer.decode([token]) for token in context]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.view.heads import choose_heads, entropy, summary_table
 from tiny_llm.view.terminal import (
     BOLD,
     ELLIPSIS,
@@ -120,33 +121,51 @@ def ranked_keys(
     return "\n".join(lines)
 
 
-def attention_report(all_weights: list[list[Matrix]], tokens: list[str], style: Style) -> str:
+def attention_report(
+    all_weights: list[list[Matrix]],
+    tokens: list[str],
+    style: Style,
+    layer: Optional[int] = None,
+    head: Optional[int] = None,
+    query: Optional[int] = None,
+) -> str:
     """Layers x heads x Q x K weights of one context of K tokens -> every head, and how to read it.
 
-    With one query, all keys are ranked; otherwise the first few, as the last query reads them.
+    Or one `layer`, one `head` of each layer, counted from 1, and one `query`, by its position. With
+    one query, all keys are ranked; otherwise the first few, as the last query reads them. Raises
+    ValueError for a layer, head or query that is not there.
     """
+    heads = choose_heads(all_weights, layer, head)
     parts = ["\n".join(_legend(style))]
-    for layer, heads in enumerate(all_weights, 1):
-        for head, weights in enumerate(heads, 1):
-            title = f"layer {layer} of {len(all_weights)}, head {head} of {len(heads)}"
-            matrix = attention_matrix(weights, tokens, style)
-            parts.append(paint(title, BOLD, style) + "\n" + matrix)
-            last = f"{visible(tokens[-1], style)} at {len(tokens) - 1} reads from:"
-            most = None if len(weights) == 1 else TOP_KEYS
-            ranking = ranked_keys(weights[-1], tokens, style, most)
-            parts.append(clip(last, style.width, style) + "\n" + ranking)
+    summary = "\n".join(summary_table(heads, style))
+    parts += [summary] if summary else []
+    for place, number, weights in heads:
+        rows, seen = (weights, tokens) if query is None else one_query(weights, tokens, query)
+        of_all = f"layer {place} of {len(all_weights)}, head {number} of {len(all_weights[0])}"
+        parts.append(paint(of_all, BOLD, style) + "\n" + attention_matrix(rows, seen, style))
+        last = f"{visible(seen[-1], style)} at {len(seen) - 1} reads from:"
+        ranking = ranked_keys(rows[-1], seen, style, None if len(rows) == 1 else TOP_KEYS)
+        parts.append(clip(last, style.width, style) + "\n" + ranking)
     parts.append("\n".join(wrap(CAVEAT, style)))
     return "\n\n".join(parts)
+
+
+def one_query(weights: Matrix, tokens: list[str], query: int) -> tuple[Matrix, list[str]]:
+    """Q x K weights -> the row of the query at this position, 1 x keys in sight, and their tokens.
+
+    Raises ValueError for a position that does not ask.
+    """
+    last = len(tokens) - 1
+    first = len(tokens) - len(weights)
+    if not first <= query <= last:
+        asking = f"positions {first} to {last} ask" if len(weights) > 1 else f"only {last} asks"
+        raise ValueError(f"there is no query at position {query}; here, {asking}")
+    return [weights[query - first][: query + 1]], tokens[: query + 1]
 
 
 def _cell(style: Style) -> int:
     """The columns of a weight with its shade; colour lies behind it and takes none."""
     return NUMBER if style.color else NUMBER + SHADE
-
-
-def entropy(weights: Vector) -> float:
-    """How spread out weights that add up to 1 are, in bits: 0 for all on one, log2 n for even."""
-    return sum(-weight * math.log2(weight) for weight in weights if weight > 0)
 
 
 def _grid(tokens: list[str], content: int, tail: int, sums: bool, style: Style) -> _Grid:

@@ -1,4 +1,9 @@
-"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
+"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere.
+
+    step  512/2336  loss 1.734  ██▅▄▃▂▂▁  1,764 tokens/s  0:17 left
+
+The live line never wraps: in a narrow terminal it leaves out what matters least.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,16 @@ import time
 from typing import Optional, TextIO
 
 from tiny_llm.training import Step
-from tiny_llm.view.terminal import Style
+from tiny_llm.view.sparkline import Sketch, sparkline
+from tiny_llm.view.terminal import Style, columns_of, paint
 
 REFRESH = 0.1  # seconds between two states of the live line
 SELDOM = 10.0  # seconds between two lines where there is no live one
 LABEL = 11  # columns
+GAP = "  "
 CLEAR_LINE = "\r\x1b[K"
+SHORTEST, LONGEST = 6, 16  # columns of a sparkline
+CYAN = "36"
 
 
 class Progress:
@@ -29,6 +38,7 @@ class Progress:
         self.steps, self.start = steps, start
         self.began = self.refreshed = time.monotonic()
         self.tokens = 0
+        self.losses = Sketch()
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
@@ -51,13 +61,15 @@ class Progress:
     def step(self, step: Step) -> None:
         """One step was done."""
         self.tokens += step.tokens
+        self.losses.add(step.loss)
         now = time.monotonic()
         if step.val_loss is not None:
-            self.note(self._line(step.number, step.train_loss or step.loss, step.val_loss, now))
+            parts = self._parts(step.number, step.train_loss or step.loss, step.val_loss, now)
+            self.note(self._fitting(parts) if self.live else GAP.join(parts))
         elif self.live and now - self.refreshed > REFRESH:
             self.refreshed = now
-            text = self._line(step.number, step.loss, None, now)[: self.style.width - 1]
-            self._write(CLEAR_LINE + text)
+            parts = self._parts(step.number, step.loss, None, now)
+            self._write(CLEAR_LINE + self._fitting(parts, self.losses.means))
 
     def status(self, text: str) -> None:
         """How far something is that has no steps: the live line, or elsewhere a line seldom."""
@@ -74,14 +86,41 @@ class Progress:
         if self.live:
             self._write(CLEAR_LINE)
 
-    def _line(self, number: int, loss: float, val_loss: Optional[float], now: float) -> str:
+    def _parts(self, number: int, loss: float, val_loss: Optional[float], now: float) -> list[str]:
+        """What is known of a step: which it is, its losses, the speed, the time left."""
         seconds = max(now - self.began, 1e-9)
         left = seconds / (number - self.start) * (self.steps - number)
-        validation = "" if val_loss is None else f"  val loss {val_loss:.3f}"
-        return (
-            f"step {number:>{len(str(self.steps))}}/{self.steps}  loss {loss:.3f}{validation}  "
-            f"{self.tokens / seconds:,.0f} tokens/s  {clock(left)} left"
-        )
+        validation = "" if val_loss is None else f"{GAP}val loss {val_loss:.3f}"
+        return [
+            f"step {number:>{len(str(self.steps))}}/{self.steps}",
+            f"loss {loss:.3f}{validation}",
+            f"{self.tokens / seconds:,.0f} tokens/s",
+            f"{clock(left)} left",
+        ]
+
+    def _fitting(self, parts: list[str], losses: Optional[list[float]] = None) -> str:
+        """The parts in one line that fits, with a sparkline of the losses where there is room.
+
+        What goes first is the speed; then the sparkline, the time left, the number of all steps.
+        """
+        step, loss, speed, left = parts
+        room = min(self.style.width, columns_of(self.stream)) - 1  # a full line wraps in some
+        for kept, curve in (
+            ([step, loss, speed, left], losses),
+            ([step, loss, left], losses),
+            ([step, loss, left], None),
+            ([step, loss], None),
+            ([step.split("/")[0], loss], None),
+        ):
+            spare = room - len(GAP.join(kept))
+            if spare >= (len(GAP) + SHORTEST if curve else 0):
+                break
+        if curve:
+            columns = min(LONGEST, spare - len(GAP))
+            text = sparkline(curve, columns, self.style).ljust(columns)
+            kept.insert(2, paint(text, CYAN, self.style))
+        line = GAP.join(kept)
+        return line if spare >= 0 else line[:room]
 
 
 def clock(seconds: float) -> str:

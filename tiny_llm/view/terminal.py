@@ -61,7 +61,7 @@ def style_for(
     return Style(
         color=color == "always" or (color == "auto" and welcome),
         unicode=_can_encode(stream, "".join(SIGNS.values()) + BLOCKS + HEIGHTS),
-        width=max(NARROWEST, _columns(stream, environ)) if is_terminal else 80,
+        width=max(NARROWEST, columns_of(stream, environ)) if is_terminal else 80,
     )
 
 
@@ -74,17 +74,26 @@ def _can_encode(stream: TextIO, text: str) -> bool:
     return True
 
 
-def _columns(stream: TextIO, environ: Mapping[str, str]) -> int:
-    """The columns of the terminal behind `stream`; COLUMNS goes first, 80 where nobody knows.
+def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> int:
+    """The columns of the terminal behind `stream` now; COLUMNS goes first, 80 where nobody knows.
 
     shutil.get_terminal_size would ask about standard output, whatever the stream.
     """
-    asked = environ.get("COLUMNS", "")
+    return _size(stream, environ.get("COLUMNS", ""), 0) or 80
+
+
+def lines_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> int:
+    """The lines of the terminal behind `stream`; LINES goes first, 24 where nobody knows."""
+    return _size(stream, environ.get("LINES", ""), 1) or 24
+
+
+def _size(stream: TextIO, asked: str, which: int) -> int:
+    """Columns or lines, as asked for or as the terminal says; 0: nobody knows."""
     try:
         asked_for = int(asked) if asked.isdecimal() else 0
-        return asked_for or os.get_terminal_size(stream.fileno()).columns or 80
+        return asked_for or os.get_terminal_size(stream.fileno())[which]
     except (OSError, ValueError, AttributeError):
-        return 80
+        return 0
 
 
 def visible(text: str, style: Style) -> str:

@@ -18,6 +18,7 @@ from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
 from tiny_llm.ops import AttentionCache, softmax, split_columns
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
+from tiny_llm.view.heads import choose_heads, summary_table
 from tiny_llm.view.rows import INDENT, first_numbers, in_columns
 from tiny_llm.view.terminal import (
     BOLD,
@@ -47,8 +48,8 @@ def walk(
 ) -> Iterator[str]:
     """Yield the stages of one forward of `prompt` through a model of rung 3, as text, in order.
 
-    `show_attention` adds the scores and weights of every head in full. Raises ValueError for an
-    empty prompt or one with unknown characters.
+    `show_attention` adds the scores and weights of every head in full, and a line that sums each
+    up. Raises ValueError for an empty prompt or one with unknown characters.
     """
     ids = tokenizer.encode(prompt)
     if not ids:
@@ -64,6 +65,10 @@ def walk(
         yield "\n" + paint(f"layer {layer + 1} of {len(cache.blocks)}", BOLD, style)
         yield from _attention(f"h.{layer}.", block, tokens, style, show_attention)
         yield from _feed_forward(f"h.{layer}.", block, style)
+    heads = choose_heads([[head.weights for head in block.heads[0]] for block in cache.blocks])
+    summary = list(summary_table(heads, style))
+    if show_attention and summary:
+        yield from ["\n" + paint("all heads", BOLD, style), *summary]
     yield "\n" + paint("prediction", BOLD, style)
     yield from _stage("LayerNorm", "T x D", "ops.layer_norm(ln_f)", cache.final, style)
     head = "wte" if model.config.tie_embeddings else "lm_head"

@@ -1,0 +1,128 @@
+"""tiny-lm plot: the losses of one or more runs, over their steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.metrics import read_metrics
+from tiny_llm.cli.options import program
+from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
+from tiny_llm.cli.runs import RUNS
+from tiny_llm.view.curves import Curves, curves_of
+from tiny_llm.view.plot import MOST_RUNS, plot
+from tiny_llm.view.plot_picture import plot_svg
+from tiny_llm.view.terminal import lines_of, style_for
+
+SUFFIX = ".metrics.jsonl"
+LINES = 24  # of a plot that goes to no terminal
+MOST_LINES = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `plot`."""
+    parser.description = (
+        "Draw the losses of one or more runs over their steps, from the metrics that `train` "
+        "writes. Each run has a letter: small on the curve of its training loss (smoothed), "
+        "capital for its validation losses."
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help=f"metrics of a run, RUN{SUFFIX} (the newest in runs/)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--train", action="store_true", help="only training losses")
+    which.add_argument("--val", action="store_true", help="only validation losses")
+    parser.add_argument(
+        "--log", action="store_true", help="a logarithmic axis of steps, to see the beginning"
+    )
+    add_svg(parser)
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plot, and draw it with --svg."""
+    files = args.files or [_newest()]
+    if len(files) > MOST_RUNS:
+        raise UsageError(f"at most {MOST_RUNS} runs fit in a plot, not {len(files)}")
+    if args.svg:
+        check_svg(args.svg)
+    if not (args.files or args.quiet):
+        print(files[0], file=sys.stderr, flush=True)
+    runs = [_curves(path, name, args) for path, name in zip(files, names_of(files))]
+    if args.svg:
+        write_svg(args.svg, plot_svg(runs, args.log))
+    style = style_for(sys.stdout, args.color)
+    lines = min(lines_of(sys.stdout) - 1, MOST_LINES) if sys.stdout.isatty() else LINES
+    for line in plot(runs, style, lines, args.log):
+        print(line)
+    return 0
+
+
+def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
+    """The curves in a file that are asked for. Raises UserError if there are none."""
+    records = _records(path, args.quiet)
+    try:
+        curves = curves_of(name, records)
+    except ValueError as error:
+        raise UserError(f"{path} is no file of metrics: {error}") from None
+    kept = curves._replace(
+        train=[] if args.val else curves.train, val=[] if args.train else curves.val
+    )
+    if not kept.points:
+        kind = "validation" if args.val else "training"
+        raise UserError(f"{path} holds no {kind} loss that is a finite number")
+    return kept
+
+
+def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
+    """The steps in a file of metrics; says so if some are left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+        records = read_metrics(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no file {path}; train a model, which writes its metrics: {program()} train"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if not lines:
+        raise UserError(f"{path} is empty: no step was done yet")
+    if not records:
+        known = path.with_suffix("").with_suffix(SUFFIX) if path.suffix == ".safetensors" else None
+        hint = f"; those of that run are in {known}" if known and known.exists() else ""
+        raise UserError(f"{path} is no file of metrics as train writes them{hint}")
+    if len(records) < len(lines) - 1 and not quiet:  # the last one may be in the middle of writing
+        print(
+            f"{path}: line {len(records) + 1} is damaged; it and what follows are left out",
+            file=sys.stderr,
+        )
+    return records
+
+
+def _newest() -> Path:
+    """The metrics in runs/ that were written last. Raises UserError if there are none."""
+    found = sorted(RUNS.glob("*" + SUFFIX), key=lambda path: (path.stat().st_mtime, path.name))
+    if not found:
+        raise UserError(
+            f"there are no metrics in {RUNS}/; name a file, or train: {program()} train"
+        )
+    return found[-1]
+
+
+def names_of(files: list[Path]) -> list[str]:
+    """A name for each run: its file, without folder and ending, or its path where two are alike."""
+    short = [
+        path.name[: -len(SUFFIX)] if path.name.endswith(SUFFIX) else path.stem for path in files
+    ]
+    return [
+        str(path) if short.count(name) > 1 else name or str(path)
+        for name, path in zip(short, files)
+    ]
