@@ -20,6 +20,7 @@ RUNGS = ("mlp", "attention", "modern")
 PICTURES = {
     "curves.svg": ["plot", *(f"runs/{rung}.metrics.jsonl" for rung in RUNGS)],
     "attention.svg": ["attention", "runs/modern.safetensors", "--prompt", "language models "],
+    "trace.svg": ["trace", "--model", "attention", "--prompt", "language models "],
 }
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -727,3 +728,15 @@ def test_piped_there_is_no_colour_and_ascii_suffices(folder):
     assert b"\\u" not in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert b"\x1b[1m" in command("trace", "--color", "always").stdout
+
+
+def test_the_trace_as_a_picture(tmp_path, capsys):
+    path = tmp_path / "trace.svg"
+    assert main(["trace", "--model", "mlp", "--svg", str(path)]) == 0
+    picture = ElementTree.fromstring(path.read_text("utf-8"))
+    shown = "".join(picture.itertext())
+    assert "tiny_llm/ops.py" in shown and "cross_entropy" in shown
+    assert "\x1b" not in capsys.readouterr().out
+    path.write_text("mine", encoding="utf-8")
+    assert main(["trace", "--svg", str(path)]) == 1
+    assert "is no SVG picture" in capsys.readouterr().err
