@@ -255,7 +255,7 @@ def test_the_picture_has_the_chosen_heads(modern, capsys):
         root = ET.parse(name).getroot()
         assert [text.text for text in root.findall(f".//{SVG}text[@class='b']")] == titles
         panels = root.findall(SVG + "g")
-        assert {len(panel.findall(f"{SVG}rect[@class='s']")) for panel in panels} == {rows}
+        assert {len(panel.findall(f".//{SVG}rect[@class='s']")) for panel in panels} == {rows}
         weight = panels[-1].findall(f".//{SVG}rect/{SVG}title")[-1].text
         assert weight.endswith(f": {weights[1][1][last][last]:.3f}")
 

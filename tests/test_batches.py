@@ -349,11 +349,17 @@ def test_empty_lines_do_not_count_when_lines_are_split():
 
 
 @pytest.mark.parametrize(
-    "count, fraction, part", [(5, 0.1, "validation"), (5, 0.9, "training"), (0, 0.1, "training")]
+    "count, fraction, part", [(5, 0.1, "validation"), (0, 0.5, "training"), (0, 0.1, "training")]
 )
 def test_lines_are_not_split_into_one_part(count, fraction, part):
     with pytest.raises(ValueError, match=f"leaves none of {count} lines for {part}"):
         split_lines(["line"] * count, fraction)
+
+
+def test_not_more_than_every_second_line_can_be_held_out():
+    assert split_lines("abcd", 0.5) == (["a", "c"], ["b", "d"])
+    with pytest.raises(ValueError, match=r"at most 0\.5, not 0\.9"):
+        split_lines("abcd", 0.9)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, math.nan])

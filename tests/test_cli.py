@@ -433,4 +433,4 @@ def test_a_walk_whose_training_diverges_says_so(capsys, flags):
 def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
     train(text, "--quiet")
     assert main(["eval", "--quiet"]) == 1
-    assert "it was trained on another text than the built-in corpus" in error_of(capsys)
+    assert "the built-in corpus is not the text that it was trained on" in error_of(capsys)

@@ -30,8 +30,8 @@ class Rung(NamedTuple):
 
 RUNGS = {
     "mlp": Rung(MLPLanguageModel, MLPConfig, "sgd", 0.3, 0, 16, 8),
-    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.5, 0, 16, 13),
-    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.01, 100, 4, 18),
+    "attention": Rung(AttentionLanguageModel, AttentionConfig, "sgd", 0.5, 0, 16, 14),
+    "modern": Rung(ModernLanguageModel, ModernConfig, "adamw", 0.008, 100, 4, 20),
 }
 
 
