@@ -1,0 +1,351 @@
+"""tiny-lm report: a trained model as one HTML page that can be handed out.
+
+checkpoint --> the model itself: samples, surprise, attention, embeddings, sizes   \\
+metrics beside it --> the loss curves                                               > report.html
+--data, if it is the text of the training --> its counts, held-out passage, counting pairs  /
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from tiny_llm import checkpoint
+from tiny_llm.batches import Lines, beginning, running
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.introduce import count_parameters
+from tiny_llm.cli.material import Material, known_material, read_source
+from tiny_llm.cli.metrics import metrics_path, read_metrics
+from tiny_llm.cli.options import whole_number
+from tiny_llm.cli.runs import Run, newest_checkpoint
+from tiny_llm.cli.sample import prompt_of
+from tiny_llm.cli.setup import VAL_TOKENS
+from tiny_llm.view.report.facts import (
+    Curves,
+    Measured,
+    curves_of,
+    embedding_map,
+    parameter_parts,
+    read_passage,
+    write_samples,
+)
+from tiny_llm.view.report.page import GENERATOR, Report, render
+from tiny_llm.view.report.pictures import Yardstick
+from tiny_llm.yardsticks import bigram_loss, guessing_loss
+
+TEMPERATURES = (0.0, 0.7, 1.2)
+OWN = 1  # which of them writes the passage, where there is no other
+SHORTEST, LONGEST_SAMPLE, LONGEST_PASSAGE = 40, 160, 120  # tokens
+# Multiplications that all samples may cost together: a few seconds' worth on CPython. The passage
+# may cost a third of it, since its tokens go through the model together.
+AFFORDABLE = 90_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `report`."""
+    parser.description = (
+        "Write one HTML page about a saved model: what it was trained on, its loss curves, "
+        "samples, what surprises it, what it looks at, its embeddings and its size. The page needs "
+        "nothing but a browser."
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "model_file", nargs="?", type=Path, metavar="CHECKPOINT", help="the same as --checkpoint"
+    )
+    flags.add_checkpoint(parser)
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="the page (CHECKPOINT with .report.html)"
+    )
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="of the run (those beside the checkpoint)"
+    )
+    flags.add_data(parser)
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        type=flags.prompt_text,
+        help="the text that samples continue and that the model reads (reads: held-out text)",
+    )
+    parser.add_argument(
+        "-n",
+        "--max-new-tokens",
+        type=whole_number(0),
+        metavar="N",
+        help=f"tokens of each sample ({SHORTEST} to {LONGEST_SAMPLE}, fewer for a large model)",
+    )
+    flags.add_seed(parser)
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Gather, draw, write."""
+    if args.model_file and args.checkpoint and args.model_file != args.checkpoint:
+        raise UsageError("two checkpoints are named, one of them with --checkpoint; name one")
+    args.checkpoint = args.model_file or args.checkpoint or newest_checkpoint()
+    out = args.out or args.checkpoint.with_suffix(".report.html")
+    _check_out(out)
+    current = open_checkpoint(args)
+    page = render(_report(current, args)).encode("utf-8")
+    backup = checkpoint.keep_old(out)
+    checkpoint.replace_file(out, [page])
+    if not args.quiet:
+        if backup:
+            print(f"kept: the older {out} is now {backup}", file=sys.stderr)
+        print(f"saved {out} ({len(page) / 1000:,.0f} kB)", file=sys.stderr)
+    return 0
+
+
+def _check_out(out: Path) -> None:
+    """Raises UserError if the page cannot be written, or would replace what is no report."""
+    try:
+        checkpoint.check_writable(out)
+        is_foreign = out.exists() and GENERATOR.encode() not in out.read_bytes()[:1000]
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    if is_foreign:
+        raise UserError(f"{out} exists and is no report of tiny-lm; choose another --out")
+
+
+def _report(current: Run, args: argparse.Namespace) -> Report:
+    """All that is on the page."""
+    model, tokenizer = current.model, current.tokenizer
+    material = _material(current, args)
+    pairs = _counting_pairs(current, material)
+    curves, curves_note = _curves(current, args)
+    prompt = prompt_of(current, args)
+    ids = tokenizer.encode(prompt)
+    length, seed = _sample_length(current, args), args.seed or 0
+    separator = tokenizer.encode("\n")[0] if current.options.lines else None
+    samples = write_samples(model, tokenizer, ids, length, TEMPERATURES, seed, separator)
+    passage = _passage(current, args, material, separator, [*ids, *samples[OWN].ids])
+    best = current.best
+    return Report(
+        title=args.checkpoint.name,
+        summary=_summary(current, material),
+        facts=_facts(current, material, pairs),
+        unit=_unit(current),
+        curves=curves,
+        curves_note=curves_note,
+        yardsticks=_yardsticks(current, pairs),
+        best=Measured(best.step, best.val_loss) if best else None,
+        samples_note=_samples_note(current, prompt, length, seed),
+        prompt=tokenizer.decode(ids).lstrip("\n"),  # a sample begins a line anyway
+        lines=current.options.lines,
+        samples=samples,
+        passage_note=passage.what,
+        reading=read_passage(model, tokenizer, passage.ids, passage.separator),
+        embeddings=embedding_map(
+            model, tokenizer, Counter(running(material.train)) if material else None
+        ),
+        parts=parameter_parts(model.parameters),
+    )
+
+
+def _sample_length(current: Run, args: argparse.Namespace) -> int:
+    """--max-new-tokens, or as many as a few seconds allow."""
+    if args.max_new_tokens is not None:
+        length: int = args.max_new_tokens
+        return length
+    return _affordable(current, AFFORDABLE // len(TEMPERATURES), SHORTEST, LONGEST_SAMPLE)
+
+
+def _unit(current: Run) -> str:
+    return "character" if current.tokenizer.kind == "char" else "token"
+
+
+def _affordable(current: Run, work: int, least: int, most: int) -> int:
+    """Tokens that go through the model for so many multiplications, within bounds."""
+    return max(least, min(most, work // count_parameters(current)))
+
+
+# ----------------------------------------------------------------------------------------- the text
+
+
+def _material(current: Run, args: argparse.Namespace) -> Optional[Material]:
+    """The text that the model was trained on, if --data (or the built-in corpus) is that text.
+
+    Raises UserError for a --data that is another text.
+    """
+    source = read_source(args.data, args.encoding)
+    if source.sha256 == current.options.text_sha256:
+        options = current.options
+        return known_material(source, current.tokenizer, options.val_fraction, options.lines)
+    if args.data:
+        raise UserError(
+            f"{args.checkpoint} was trained on another text than {source.name}; give that one with "
+            f"--data, or a passage of yours with --prompt"
+        )
+    return None
+
+
+def _samples_note(current: Run, prompt: str, length: int, seed: int) -> str:
+    begins = f"with the prompt {prompt!r} (underlined)" if prompt.strip("\n") else "a line"
+    return (
+        f"Each begins {begins} and goes on for {length} {_unit(current)}s, with seed {seed}. The "
+        f"same prompt, temperature and seed give the same text again."
+    )
+
+
+class _Passage(NamedTuple):
+    """What the model reads on the page."""
+
+    what: str
+    ids: list[int]
+    separator: Optional[int]  # where it is made of lines
+
+
+def _passage(
+    current: Run,
+    args: argparse.Namespace,
+    material: Optional[Material],
+    separator: Optional[int],
+    own: list[int],
+) -> _Passage:
+    """The prompt that the user gave, else held-out text, else what the model has written."""
+    unit = _unit(current)
+    length = _affordable(current, AFFORDABLE // 3, 64, LONGEST_PASSAGE)
+    if args.prompt is not None:
+        ids = current.tokenizer.encode(args.prompt)
+        what = "The prompt." if len(ids) <= length else f"The last {length} {unit}s of the prompt."
+        return _Passage(what, ids[-length:], None)
+    if material:
+        val = beginning(material.val, length - 1)
+        what = f"The beginning of the part of {material.name} that the model was not trained on."
+        return _Passage(what, list(running(val)), val.ids[0] if isinstance(val, Lines) else None)
+    what = (
+        f"What the model wrote at temperature {TEMPERATURES[OWN]:g}, which surprises it less than "
+        f"the text of others. (--data with the text of its training shows held-out text, and "
+        f"--prompt any text.)"
+    )
+    return _Passage(what, own[:length], separator)
+
+
+# ----------------------------------------------------------------------------------- in plain words
+
+
+def _summary(current: Run, material: Optional[Material]) -> str:
+    """What this is, in two sentences."""
+    unit, best = _unit(current), current.best
+    text = f"{material.name}, {sum(material.sizes):,} {unit}s" if material else "a text"
+    summary = (
+        f"A language model with {count_parameters(current):,} numbers in it, trained for "
+        f"{current.step:,} steps on {text}."
+    )
+    if best:
+        guessing = guessing_loss(current.tokenizer.vocab_size)
+        summary += (
+            f" Its best loss on held-out text is {best.val_loss:.3f} nats per {unit}, where "
+            f"guessing costs {guessing:.3f}."
+        )
+    return summary
+
+
+def _facts(
+    current: Run, material: Optional[Material], pairs: Optional[float]
+) -> list[tuple[str, str]]:
+    """What was trained, on what, and how."""
+    options, unit = current.options, _unit(current)
+    config: dict[str, Any] = dataclasses.asdict(current.model.config)
+    vocab_size = config.pop("vocab_size")
+    kinds = {"char": "one token for each character", "bpe": "byte-pair encoding, pieces of words"}
+    kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
+    what_it_is = (type(current.model).__doc__ or "").partition("\n")[0].replace("`", "")
+    missing = "not known without the text (--data FILE)"
+    best = current.best
+    return [
+        ("model", f"{current.rung}, {type(current.model).__name__}. {what_it_is}"),
+        ("sizes", ", ".join(f"{name} {value}" for name, value in config.items())),
+        ("numbers learned", f"{count_parameters(current):,}"),
+        ("tokens", f"{kind}; {vocab_size:,} different"),
+        ("text", _text(current, material)),
+        ("fingerprint of the text", f"SHA-256 {options.text_sha256[:16]}…"),
+        ("steps", _steps(current)),
+        ("optimizer", _optimizer(current)),
+        ("seed", str(options.seed)),
+        ("best loss", f"{best.val_loss:.3f} nats per {unit}, step {best.step:,}" if best else "–"),
+        ("guessing costs", f"ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}"),
+        ("counting pairs costs", missing if pairs is None else f"{pairs:.3f} nats per {unit}"),
+    ]
+
+
+def _text(current: Run, material: Optional[Material]) -> str:
+    """What it learned from, and what was held out."""
+    options, unit = current.options, _unit(current)
+    lines = "; every line is a document of its own" if options.lines else ""
+    if not material:
+        share = f"{options.val_fraction:.3g} of it held out{lines}"
+        return f"not at hand (--data FILE shows more); {share}"
+    train, val = material.sizes
+    return f"{material.name}: {train:,} {unit}s to learn from, {val:,} held out{lines}"
+
+
+def _steps(current: Run) -> str:
+    options = current.options
+    several = options.gradient_accumulation_steps
+    batches = f"{several} × {options.batch_size}" if several > 1 else f"{options.batch_size}"
+    return f"{current.step:,} of {options.steps:,}, each of {batches} contexts"
+
+
+def _optimizer(current: Run) -> str:
+    """The optimizer, its learning rate, and what is not as usual."""
+    options = current.options
+    rate = f"learning rate {options.learning_rate:g}, {options.schedule}"
+    if options.schedule == "cosine":
+        rate += f" down to {options.min_lr:g}"
+    parts = [
+        options.optimizer,
+        rate,
+        f"{options.warmup_steps} steps of warm-up" if options.warmup_steps else "",
+        f"weight decay {options.weight_decay:g}" if options.optimizer == "adamw" else "",
+        f"gradients clipped at {options.grad_clip:g}" if options.grad_clip else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+# --------------------------------------------------------------------------------------- the losses
+
+
+def _counting_pairs(current: Run, material: Optional[Material]) -> Optional[float]:
+    """The second yardstick, as training showed it."""
+    if not material:
+        return None
+    val = beginning(material.val, VAL_TOKENS)
+    return bigram_loss(material.train, val, current.tokenizer.vocab_size)
+
+
+def _yardsticks(current: Run, pairs: Optional[float]) -> list[Yardstick]:
+    yardsticks = [Yardstick("guessing", guessing_loss(current.tokenizer.vocab_size))]
+    return yardsticks if pairs is None else [*yardsticks, Yardstick("counting pairs", pairs)]
+
+
+def _curves(current: Run, args: argparse.Namespace) -> tuple[Optional[Curves], str]:
+    """The run's losses, and where they come from or why there are none."""
+    path = args.metrics or _metrics_beside(args.checkpoint)
+    records = read_metrics(path)
+    curves = curves_of(records)
+    if curves is None:
+        if args.metrics:
+            raise UserError(f"{path} holds no metrics of a run; leave --metrics out")
+        return None, f"No curves: there is no {path.name} beside the checkpoint."
+    best = current.best
+    known = {record["step"]: record.get("val_loss") for record in records}
+    if best and known.get(best.step) != best.val_loss:
+        if args.metrics:
+            raise UserError(f"{path} is of another run than {args.checkpoint}; name its own")
+        return None, f"No curves: {path.name} beside the checkpoint is of another run."
+    last = records[-1]["step"]
+    later = f" The run went on: this model is that of step {current.step:,}."
+    return curves, f"From {path.name}.{later if last > current.step else ''}"
+
+
+def _metrics_beside(path: Path) -> Path:
+    """The metrics of the run, whichever of its two checkpoints this is."""
+    own = metrics_path(path)
+    whole = path.with_name(path.name.replace(".best.", ".", 1))
+    return own if own.exists() or path.stem[-5:] != ".best" else metrics_path(whole)

@@ -1,0 +1,300 @@
+"""The page: plain data put into the skeleton, everything escaped.
+
+    Report --a function for each section--> HTML  \\
+    Reading --json_for_script--> data of page.js   > page.html with page.css and page.js --> text
+                                                  /
+A prompt, a corpus, a name may hold anything, so every text becomes HTML through `html`, and JSON
+through `json_for_script`, which leaves no character in it that could end the script element.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple, Optional
+
+from tiny_llm.view.attention_map import CAVEAT
+from tiny_llm.view.report.facts import (
+    AttentionMaps,
+    Choice,
+    Curves,
+    EmbeddingMap,
+    Measured,
+    Part,
+    Prediction,
+    Reading,
+    Sampled,
+)
+from tiny_llm.view.report.pictures import Yardstick, bar, extremes, loss_curves, token_map
+from tiny_llm.view.terminal import CONTROL_PICTURES
+
+GENERATOR = "tiny-lm report"  # by which a report is known again
+HEIGHT_OF_A_NAT, TALLEST = 5, 34  # pixels of the bar under a token
+MOST_LISTED = 300  # tokens in the table beside the map
+
+
+class Report(NamedTuple):
+    """All that is on the page, as text and numbers; nothing in it is HTML yet."""
+
+    title: str
+    summary: str
+    facts: list[tuple[str, str]]  # what, and how it is
+    unit: str  # what a token is called
+    curves: Optional[Curves]
+    curves_note: str  # where the curves come from, or why there are none
+    yardsticks: list[Yardstick]
+    best: Optional[Measured]
+    samples_note: str
+    prompt: str
+    lines: bool  # whether the model writes lines, each on its own
+    samples: list[Sampled]
+    passage_note: str  # what the passage is
+    reading: Reading
+    embeddings: EmbeddingMap
+    parts: list[Part]
+
+
+def render(report: Report) -> str:
+    """The whole page. Equal reports give equal pages."""
+    return Template(_file("page.html")).substitute(
+        generator=GENERATOR,
+        title=html(report.title),
+        css=_file("page.css"),
+        js=_file("page.js"),
+        data=json_for_script(_data(report)),
+        summary=html(report.summary),
+        facts=_facts(report.facts),
+        curves=_curves(report),
+        samples=_samples(report),
+        passage=_passage(report),
+        attention=_attention(report),
+        embeddings=_embeddings(report.embeddings),
+        parameters=_parameters(report.parts),
+    )
+
+
+def _file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text("utf-8")
+
+
+def json_for_script(data: Any) -> str:
+    """JSON that can stand inside a script element: ASCII, without <, > and &."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def html(text: str) -> str:
+    """The text as HTML shows it, inside an element or a quoted attribute.
+
+    What HTML cannot hold becomes a sign: control characters, and halves of a surrogate pair.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return escape(
+        "".join(c if c >= " " or c in "\n\t" else chr(ord(CONTROL_PICTURES) + ord(c)) for c in text)
+    )
+
+
+def percent(share: float) -> str:
+    """0.4567 -> 45.7%; what is not nothing does not look like it."""
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else "<0.1%"
+
+
+# --------------------------------------------------------------------------------- data for page.js
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the page answers with, rounded to what it shows."""
+    reading = report.reading
+    return {
+        "unit": report.unit,
+        "labels": reading.labels,
+        "predictions": [_prediction(p) for p in reading.predictions],
+        "following": _choices(reading.following),
+        "attention": reading.attention and _weights(reading.attention),
+    }
+
+
+def _prediction(prediction: Prediction) -> list[Any]:
+    nats, probability, rank, likeliest = prediction
+    return [round(nats, 3), round(probability, 5), rank, _choices(likeliest)]
+
+
+def _choices(choices: Iterable[Choice]) -> list[Any]:
+    return [[choice.label, round(choice.probability, 5)] for choice in choices]
+
+
+def _weights(maps: AttentionMaps) -> dict[str, Any]:
+    """Weights as whole thousandths, which takes half the room."""
+    return {
+        "rows": maps.rows,
+        "layers": [
+            [[[round(1000 * w) for w in row] for row in head] for head in heads]
+            for heads in maps.layers
+        ],
+    }
+
+
+# ----------------------------------------------------------------------------------------- sections
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    items = (f"<div><dt>{html(term)}</dt><dd>{html(text)}</dd></div>" for term, text in facts)
+    return f'<dl class="facts">{"".join(items)}</dl>'
+
+
+def _curves(report: Report) -> str:
+    note = f'<p class="note">{html(report.curves_note)}</p>'
+    if not report.curves:
+        return note
+    curves, best = report.curves, report.best
+    ends = [f"{curves.batches[-1].loss:.3f} on the last batches"] if curves.batches else []
+    ends += [f"{curves.val[-1].loss:.3f} on the held-out text"] if curves.val else []
+    lowest = f"; lowest there {best.loss:.3f} at step {best.step:,}" if best else ""
+    levels = ", ".join(f"{y.name} {y.loss:.3f}" for y in report.yardsticks)
+    description = f"Ends at {' and '.join(ends)}{lowest}. To compare with: {levels}."
+    picture = loss_curves(curves, report.yardsticks, best, description)
+    return f"""<figure>{_scrolling("Loss curves", picture)}
+<figcaption><ul class="legend">
+<li><svg class="swatch" aria-hidden="true"><path class="curve batches" d="M0 7H28"/></svg>
+batches, as they were trained on</li>
+<li><svg class="swatch" aria-hidden="true"><path class="curve train" d="M0 7H28"/>
+<rect class="dot train" x="11" y="4" width="6.4" height="6.4"/></svg>
+training text, mean since the last square</li>
+<li><svg class="swatch" aria-hidden="true"><path class="curve val" d="M0 7H28"/>
+<circle class="dot val" cx="14" cy="7" r="3.2"/></svg> held-out text</li>
+<li><svg class="swatch" aria-hidden="true"><circle class="best" cx="14" cy="7" r="6"/></svg>
+the best</li></ul></figcaption></figure>
+{note}{_evaluations(curves)}"""
+
+
+def _evaluations(curves: Curves) -> str:
+    """The curves as a table."""
+    train = dict(curves.train)
+    rows = (
+        (f"{step:,}", f"{train[step]:.3f}" if step in train else "", f"{loss:.3f}")
+        for step, loss in curves.val
+    )
+    return _details("The numbers", _table(("step", "training text", "held-out text"), rows))
+
+
+def _samples(report: Report) -> str:
+    figures, kind_of_text = [], "sample lines" if report.lines else "sample"
+    for temperature, text, _ in report.samples:
+        kind = " (always the likeliest)" if temperature == 0 else ""
+        figures.append(
+            f"<figure><figcaption>temperature {temperature:g}{kind}</figcaption>"
+            f'<pre class="{kind_of_text}" dir="auto"><span class="prompt">{html(report.prompt)}'
+            f"</span>{html(text)}</pre></figure>"
+        )
+    return f'<p class="note">{html(report.samples_note)}</p>{"".join(figures)}'
+
+
+def _passage(report: Report) -> str:
+    reading = report.reading
+    options = [_token(reading.labels[0], None)]
+    options += map(_token, reading.labels[1:], reading.predictions)
+    mean = reading.mean_nats
+    loss = "" if mean is None else f" On average: {mean:.3f} nats per {report.unit}."
+    return f"""<p class="note">{html(report.passage_note + loss)}</p>
+<div class="passage" id="passage" role="listbox" aria-label="The passage, {report.unit} by
+{report.unit}" aria-orientation="horizontal" dir="ltr">{"".join(options)}<span role="option"
+class="token next" aria-selected="false">?</span></div>
+<div class="panel" id="surprise"><noscript>With JavaScript on, the likeliest {report.unit}s at each
+place are listed here.</noscript></div>"""
+
+
+def _token(label: str, prediction: Optional[Prediction]) -> str:
+    """A token over a bar that is the longer, the more it surprised the model."""
+    end = '<br role="presentation">' if label == "↵" else ""
+    if prediction is None:
+        attributes = 'title="the first: nothing stands before it"'
+    else:
+        nats, probability = prediction.nats, percent(prediction.probability)
+        height = min(TALLEST, round(HEIGHT_OF_A_NAT * nats))
+        attributes = f'title="{nats:.3f} nats, {html(probability)}" style="--n:{height}"'
+    return (
+        f'<span role="option" class="token" aria-selected="false" {attributes}>'
+        f"{html(label)}</span>{end}"
+    )
+
+
+def _attention(report: Report) -> str:
+    """The empty frame that page.js fills, or why there is none."""
+    maps = report.reading.attention
+    if maps is None:
+        return (
+            "<p>This model has no attention: its window is fixed, and every place in it has "
+            "weights of its own, whatever the text. Rungs 2 and 3 have.</p>"
+        )
+    first, count = maps.rows[0].query, len(maps.rows)
+    which = f"{count:,} {report.unit}{'s' if count > 1 else ''} of the passage above"
+    where = f"The first {which}." if first == 0 else f"{which} from place {first} on."
+    return f"""<p>Each row is a place that reads, each column one that is read, and the weights of a
+row add up to 1. The squares grow with the weight. Point at one, or go to it with the
+arrow keys; a click or Enter locks its row, and once more or Escape releases it.</p>
+<p class="note">{html(where)}</p>
+<noscript><p>The maps are drawn by JavaScript, which is off.</p></noscript>
+<fieldset class="heads scroll" id="heads" hidden><legend>Layer and head</legend></fieldset>
+<div class="beside"><div class="scroll" id="frame"></div>
+<div class="panel" id="row"><p id="cell"></p><p id="lock" role="status"></p>
+<ol id="ranking"></ol></div></div>
+<p class="note">{html(CAVEAT)}</p>"""
+
+
+def _embeddings(embeddings: EmbeddingMap) -> str:
+    first, second = embeddings.shares
+    tokens = embeddings.tokens
+    kept = (
+        f"The {embeddings.width} numbers of each vector in {embeddings.name}, seen from where they "
+        f"differ most: the horizontal axis keeps {percent(first)} of the variance, the vertical "
+        f"one {percent(second)}. What is near here may be far apart in the other dimensions."
+    )
+    left_out = embeddings.different - len(tokens)
+    if left_out:
+        kept += (
+            f" {len(tokens):,} of {embeddings.different:,} tokens are shown, the most frequent of "
+            f"the training text where it is known."
+        )
+    rows = ((t.label, f"{t.x:.2f}", f"{t.y:.2f}") for t in tokens[:MOST_LISTED])
+    picture = token_map(embeddings, extremes(tokens))
+    return f"""<p>{html(kept)}</p>
+<figure class="square">{_scrolling("Map of the token embeddings", picture)}</figure>
+{_details("The numbers", _table(("token", "horizontal", "vertical"), rows))}"""
+
+
+def _parameters(parts: list[Part]) -> str:
+    """A row for each part; a bar shows its share."""
+    total = sum(part.numbers for part in parts)
+    rows = []
+    for part in parts:
+        shapes = " + ".join(" × ".join(map(str, shape)) for shape in part.shapes)
+        blocks = f", in each of {part.times} blocks" if part.times > 1 else ""
+        what = f"{part.purpose}: {shapes}{blocks}" if part.purpose else f"{shapes}{blocks}"
+        rows.append(
+            f'<tr><th scope="row"><code>{html(part.name)}</code> '
+            f'<span class="purpose">{html(what)}</span></th><td>{part.numbers:,}</td>'
+            f"<td>{html(percent(part.numbers / total))}{bar(part.numbers / total)}</td></tr>"
+        )
+    return f"""<table class="parts"><thead><tr><th scope="col">part</th>
+<th scope="col">numbers</th><th scope="col">share</th></tr></thead><tbody>{"".join(rows)}
+<tr class="total"><th scope="row">all</th><td>{total:,}</td><td></td></tr></tbody></table>"""
+
+
+def _scrolling(name: str, content: str) -> str:
+    """What may be wider than a phone scrolls in a box of its own, from the keyboard, too."""
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{content}</div>'
+
+
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>{content}</details>"
+
+
+def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = "".join(f'<th scope="col">{html(name)}</th>' for name in heading)
+    body = "".join(f"<tr>{''.join(f'<td>{html(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
