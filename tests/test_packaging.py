@@ -50,4 +50,8 @@ def test_the_installed_command_trains_in_an_empty_folder(wheel, tmp_path):
     )
     assert done.stdout.startswith("language models ")
     assert "    tiny-lm generate --checkpoint runs/mlp.safetensors" in done.stderr
-    assert [path.name for path in (empty / "runs").iterdir()] == ["mlp.safetensors"]
+    assert {path.name for path in (empty / "runs").iterdir()} == {
+        "mlp.safetensors",
+        "mlp.best.safetensors",
+        "mlp.metrics.jsonl",
+    }

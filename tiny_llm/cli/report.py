@@ -256,7 +256,7 @@ def _facts(
     vocab_size = config.pop("vocab_size")
     kinds = {"char": "one token for each character", "bpe": "byte-pair encoding, pieces of words"}
     kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
-    what_it_is = (type(current.model).__doc__ or "").partition("\n")[0]
+    what_it_is = (type(current.model).__doc__ or "").partition("\n")[0].replace("`", "")
     missing = "not known without the text (--data FILE)"
     best = current.best
     return [
