@@ -144,8 +144,8 @@ def cells(picture):
     for panel in root.findall(SVG + "g"):
         (group,) = [g for g in panel.findall(SVG + "g") if g.get("class") == "w"]
         rects = group.findall(SVG + "rect")
-        left = min(float(r.get("x")) for r in panel.findall(SVG + "rect"))
-        top = min(float(r.get("y")) for r in panel.findall(SVG + "rect"))
+        rows = panel.findall(f".//{SVG}rect[@class='s']")
+        left, top = float(rows[0].get("x")), float(rows[0].get("y"))
         found.append({
             ((float(r.get("y")) - top) / float(r.get("height")),
              (float(r.get("x")) - left) / float(r.get("width"))):
@@ -174,7 +174,7 @@ def test_numbers_stand_in_the_cells_and_the_description_sums_up():
     shown = [fraction_text(w) for row in WEIGHTS for w in row if w >= WRITTEN]
     assert [text.text for text in numbers] == shown
     assert root.find(SVG + "desc").text == (
-        "On a b c. Layer 2, head 3: itself .70; entropy 1.16 of 1.58 bits"
+        "On abc. Layer 2, head 3: itself .70; entropy 1.16 of 1.58 bits"
     )
     assert root.find(SVG + "title").text == "title"
     assert FAINT < WRITTEN
@@ -186,7 +186,7 @@ def test_any_tokens_become_xml(tokens, count, one):
     heads = [Head(1, number, rows[-1:] if one else rows) for number in range(1, count + 1)]
     root = ET.fromstring(attention_svg(heads, tokens, "".join(tokens)))
     assert "script" not in {element.tag.replace(SVG, "") for element in root.iter()}
-    assert float(root.get("width")) <= max(690, 860)
+    assert float(root.get("width")) <= attention_picture.WIDTH
 
 
 def test_a_name_cannot_break_out_of_a_picture():
