@@ -174,7 +174,7 @@ def test_numbers_stand_in_the_cells_and_the_description_sums_up():
     shown = [fraction_text(w) for row in WEIGHTS for w in row if w >= WRITTEN]
     assert [text.text for text in numbers] == shown
     assert root.find(SVG + "desc").text == (
-        "On a b c. Layer 2, head 3: itself .70; entropy 1.16 of 1.58 bits"
+        "On abc. Layer 2, head 3: itself .70; entropy 1.16 of 1.58 bits"
     )
     assert root.find(SVG + "title").text == "title"
     assert FAINT < WRITTEN

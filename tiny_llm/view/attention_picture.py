@@ -63,7 +63,7 @@ def attention_svg(heads: list[Head], tokens: list[str], title: str) -> str:
         body.append(f'<g transform="translate({short(x)} {short(y)})">')
         body.extend(_panel(head, tokens, size))
         body.append("</g>")
-    says = f"On {' '.join(size.labels)}. " + ". ".join(
+    says = f"On {''.join(size.labels)}. " + ". ".join(
         f"Layer {head.layer}, head {head.number}: {_summary(head) or 'one query'}" for head in heads
     )
     return document(width, 70 + lines * panel_height, title, _sheet(), body, says)

@@ -17,7 +17,7 @@ from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.view.terminal import BOLD, Style, fraction_text, paint, wrap
 
 FIRST_FREE = 2  # the first position for which itself, the one before and the first are three
-HALF = 0.5  # of the weight: what has as much has more than all else, or the same
+SPREAD = 0.75  # of the entropy that a head could have: what has more is spread out
 NARROW = 76  # columns; below it, the table has no shares
 BITS = len("1.82/3.00")  # columns of an entropy and the most that it could be
 PHRASES = {
@@ -50,11 +50,10 @@ class HeadSummary(NamedTuple):
     @property
     def reads(self) -> Optional[str]:
         """The field that says what the head reads from; None: it is spread out. See `summarize`."""
-        share = max(self[:3])
-        if share >= HALF:
-            return self._fields[self.index(share)]
-        focused = self.others >= HALF and self.entropy <= HALF * self.most
-        return "others" if focused else None
+        if self.entropy > SPREAD * self.most:
+            return None
+        shares = self[:4]
+        return self._fields[shares.index(max(shares))]
 
 
 def summarize(weights: Matrix) -> Optional[HeadSummary]:
@@ -62,9 +61,9 @@ def summarize(weights: Matrix) -> Optional[HeadSummary]:
 
     It is a mean over the queries that have a choice: those from position 2 on, for which itself,
     the previous position and the first are three different ones. None if there is no such query.
-    A head reads from that one of these three that has the largest mean share of the weight, if it
-    has half or more. If none has, it reads from other tokens where these have half or more and the
-    mean entropy is at most half of what it could be; otherwise it is spread out.
+    A head whose mean entropy is more than three quarters of the mean that it could be is spread
+    out. Any other reads most from what has the largest mean share of the weight: itself, the
+    previous token, the first, or the other tokens, which are those between.
     """
     queries = [
         (place, row)
@@ -125,14 +124,15 @@ def summary_table(heads: list[Head], style: Style) -> Iterator[str]:
         return
     last = len(rows[0][0].weights[0]) - 1
     yield from wrap(
-        f"On average over positions {FIRST_FREE} to {last}, a head reads from where half of its "
-        "weight or more lies, and is spread out if there is no such place.",
+        f"On average over positions {FIRST_FREE} to {last}. A head is spread out if its entropy is "
+        "more than three quarters of its greatest; any other reads most from where the largest "
+        "share of its weight lies.",
         style,
     )
     wide = style.width >= NARROW
     titles = [*HeadSummary._fields[:4], "entropy"] if wide else ["entropy"]
     cells = "  ".join(f"{title:<{BITS if title == 'entropy' else 0}}" for title in titles)
-    yield paint(f"layer head  {cells}  reads from", BOLD, style)
+    yield paint(f"layer head  {cells}  reads most from", BOLD, style)
     for head, summary in rows:
         yield f"{head.layer:5} {head.number:4}  " + _row(summary, wide)
 
