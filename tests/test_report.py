@@ -12,9 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
-from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel, evaluate
-=======
 from tiny_llm import (
     AttentionConfig,
     AttentionLanguageModel,
@@ -23,7 +20,6 @@ from tiny_llm import (
     ModernLanguageModel,
     evaluate,
 )
->>>>>>> 0909468456619713a07845e9d24cdf8436e70258
 from tiny_llm.batches import Lines
 from tiny_llm.cli import main
 from tiny_llm.cli.metrics import read_metrics
@@ -207,15 +203,8 @@ def test_rung_3_shows_the_longest_window():
                 assert sum(row) == pytest.approx(1)
 
 
-<<<<<<< HEAD
-def test_rung_2_shows_a_window_for_each_token(build_rung):
-    model = build_rung(seed=4)
-    if not hasattr(model, "attention") or model.targets_per_context != 1:
-        pytest.skip("another rung")
-=======
 def test_rung_2_shows_a_window_for_each_token():
     model = AttentionLanguageModel(AttentionConfig(5, 4, d_model=4), seed=4)
->>>>>>> 0909468456619713a07845e9d24cdf8436e70258
     ids = [0, 1, 2, 3, 4, 0, 1]
     maps = read_passage(model, LETTERS, ids).attention
     assert [row.query for row in maps.rows] == list(range(7))
@@ -482,10 +471,7 @@ def test_the_facts_are_those_of_the_run(folder):
     values = dict(zip(terms, (e["text"] for e in page.all("dd"))))
     count = sum(part.numbers for part in parameter_parts(run.model.parameters))
     assert values["numbers learned"] == f"{count:,}"
-<<<<<<< HEAD
-=======
     assert values["model"].startswith("modern, ModernLanguageModel. GPT-2: embeddings, n_layers")
->>>>>>> 0909468456619713a07845e9d24cdf8436e70258
     assert values["steps"] == "6 of 6, each of 4 contexts"
     assert "adamw, learning rate 0.02, cosine down to 0.002, 3 steps" in values["optimizer"]
     assert "clipped at 0.5" in values["optimizer"]
