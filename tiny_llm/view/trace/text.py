@@ -327,7 +327,7 @@ def _norms(told: data.Backward, style: Style) -> Iterator[str]:
     shape = shape if room - shape >= SHORTEST_BAR else 0
     longest = max(gradient.norm for gradient in told.norms) or 1.0
     for gradient, text in zip(told.norms, shapes):
-        start = f"{INDENT}{gradient.name:{name}}{f'  {text}'[:shape]:{shape}}"
+        start = f"{INDENT}{gradient.name:{name}}{f'  {text}'[:shape]:<{shape}}"
         drawn = bar(gradient.norm / longest, min(LONGEST_BAR, room - shape), style)
         yield f"{start}{rough(gradient.norm):>{NORM}} {drawn}".rstrip()
     yield f"{INDENT}{total:{name + shape}}{rough(told.norm):>{NORM}}"
