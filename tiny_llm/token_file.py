@@ -14,7 +14,6 @@ The split stands in the file, so whoever trains on it holds out the same tokens.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import mmap
 import os
@@ -78,6 +77,8 @@ class TokenFile(NamedTuple):
 
     def verify(self) -> None:
         """Read all of the file. Raises TokenFileError unless its bytes are those once written."""
+        import hashlib  # only here and below: it makes `import tiny_llm` 50 ms longer on PyPy
+
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
             for block in iter(lambda: file.read(BLOCK), b""):
@@ -120,6 +121,8 @@ def write_tokens(
     Raises ValueError when either part has no pair of tokens, and OSError when a file cannot be
     written; what stood there before is then untouched.
     """
+    import hashlib
+
     path = Path(os.path.realpath(path))  # through a link to the file that it stands for
     digest, counts = hashlib.sha256(), []
     with _replacing(path, description_path(path)) as (ids, beside):
