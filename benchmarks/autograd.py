@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from operator import mul
 from typing import Any
 
-from tiny_llm.contract import Parameters, rows_of
+from tiny_llm.layers import GELU_CUBIC, GELU_SCALE, LAYER_NORM_EPSILON
+from tiny_llm.model import Parameters, rows_of
 from tiny_llm.modern_block import ModernConfig
-from tiny_llm.ops import GELU_CUBIC, GELU_SCALE, LAYER_NORM_EPSILON
 
 
 class Value:

@@ -54,7 +54,8 @@ def micro() -> Figures:
     without it, where it collects between rounds, untimed.
     """
     from benchmarks import autograd
-    from tiny_llm import ModernLanguageModel, bench
+    from tiny_llm import ModernLanguageModel
+    from tiny_llm.fast import bench
 
     size = bench.SIZES[0]
     ours = bench.training_step(size)
@@ -93,7 +94,7 @@ def small() -> Figures:
     times D x 4D. `bare_shapes`: each of its products, as often as it occurs, in the fastest way at
     its own shape. Both on random numbers, transposed beforehand, in the same process as the step.
     """
-    from tiny_llm import bench
+    from tiny_llm.fast import bench
 
     size = bench.SIZES[-1]
     shapes = bench.step_products(size)
@@ -117,7 +118,7 @@ def small() -> Figures:
 
 def ways() -> Figures:
     """Nanoseconds for one multiply-add at the largest product of `small`, in every way."""
-    from tiny_llm import bench
+    from tiny_llm.fast import bench
 
     shape = bench.SIZES[-1].main_product
     (times,) = bench.time_products([shape], seconds=4.0, longest=60.0)
@@ -128,7 +129,7 @@ def memory() -> Figures:
     """The most memory that a process had which made two steps of `small`, in bytes."""
     import resource
 
-    from tiny_llm import bench
+    from tiny_llm.fast import bench
 
     step = bench.training_step(bench.SIZES[-1])
     step()
@@ -139,8 +140,9 @@ def memory() -> Figures:
 
 def workers() -> Figures:
     """A step of `small` by one process and by two, in seconds."""
-    from tiny_llm import AdamW, ModernLanguageModel, bench
-    from tiny_llm.parallel import Workers
+    from tiny_llm import AdamW, ModernLanguageModel
+    from tiny_llm.fast import bench
+    from tiny_llm.fast.workers import Workers
 
     size = bench.SIZES[-1]
     contexts, targets = bench.random_batch(size, seed=0)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tiny_llm import bench, matmul
-from tiny_llm.bench import ProductTimes
+from tiny_llm import matmul
+from tiny_llm.fast import bench
+from tiny_llm.fast.bench import ProductTimes
 
 SIDES = (4, 8, 16, 32, 64, 128, 256, 768)  # N and M
 INNER = (4, 8, 16, 32, 64, 128, 512)  # K

@@ -1,9 +1,9 @@
-"""Measure from which size on a second process pays: where `PAYS` in `parallel.py` comes from.
+"""Measure from which size on a second process pays: where `PAYS` in `fast/workers.py` comes from.
 
     python3 benchmarks/workers.py
 
 Trains models of rung 3 of growing size by one process and by two, in turn, and prints for each how
-many multiply-adds a step takes (as `parallel.step_cost` counts them), and the ratio of the times.
+many multiply-adds a step takes (as `workers.step_cost` counts them), and the ratio of the times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tiny_llm import AdamW, ModernConfig, ModernLanguageModel, bench, parallel
+from tiny_llm import AdamW, ModernConfig, ModernLanguageModel
+from tiny_llm.fast import bench, workers
 
 SIZES = (
     bench.Size("", ModernConfig(40, 8, 16, n_heads=4, n_layers=1), 2),
@@ -35,9 +36,9 @@ def seconds(size: bench.Size) -> list[float]:
     best = [float("inf"), float("inf")]
     for _ in range(ROUNDS):
         for index in range(2):
-            with parallel.Workers(model, index + 1, "auto") as group:
+            with workers.Workers(model, index + 1, "auto") as group:
 
-                def step(group: parallel.Workers = group) -> None:
+                def step(group: workers.Workers = group) -> None:
                     _, gradients = group.gradients(contexts, targets)
                     optimizer.update(model.parameters, gradients)
 
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"{'multiply-adds':>13}{'one, ms':>10}{'two, ms':>10}{'speed':>8}")
     for size in SIZES:
         one, two = seconds(size)
-        cost = parallel.step_cost(ModernLanguageModel(size.config, seed=0), size.sequences)
+        cost = workers.step_cost(ModernLanguageModel(size.config, seed=0), size.sequences)
         print(f"{cost:>13,}{one * 1e3:>10.1f}{two * 1e3:>10.1f}{one / two:>8.2f}", flush=True)
 
 

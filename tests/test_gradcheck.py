@@ -15,9 +15,9 @@ from tiny_llm import (
     check_model,
     gradcheck,
 )
-from tiny_llm.contract import rows_of
 from tiny_llm.gradcheck import GradientCheck, compare, numerical_slope, weighted_sum
 from tiny_llm.matmul import WAYS
+from tiny_llm.model import rows_of
 
 CONTEXTS = [[3, 1, 3, 0], [2], [4, 4]]  # lengths differ, and tokens occur twice
 

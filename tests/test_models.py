@@ -19,7 +19,7 @@ from tiny_llm import (
     ModernLanguageModel,
     cross_entropy,
 )
-from tiny_llm.contract import normal, replace_parameters, rows_of, shape
+from tiny_llm.model import normal, replace_parameters, rows_of, shape
 
 CONTEXTS = [[3, 1, 3, 0], [2], [4, 4]]  # lengths differ, and tokens occur twice
 CONFIGS = [MLPConfig, AttentionConfig, ModernConfig]

@@ -14,7 +14,7 @@ import make_references
 import pytest
 
 from tiny_llm import ModernConfig, ModernLanguageModel, cross_entropy
-from tiny_llm.contract import replace_parameters, rows_of, shape
+from tiny_llm.model import replace_parameters, rows_of, shape
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-14
 VARIANTS = ["gpt2_tied", "gpt2_untied"]

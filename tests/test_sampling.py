@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from tiny_llm import generate, generate_batch
-from tiny_llm.ops import softmax
+from tiny_llm.layers import softmax
 from tiny_llm.sampling import TextStream, next_token_probabilities, slide
 
 LOGITS = [math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]

@@ -5,11 +5,11 @@ above it (this one and the command line may import all). The public names are li
 """
 
 from tiny_llm.tokenizer import CharTokenizer
-from tiny_llm.bpe import BPETokenizer
-from tiny_llm.token_file import open_tokens
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.token_file import open_tokens
 from tiny_llm.batches import Batches, Lines, split, split_lines
-from tiny_llm.yardsticks import bigram_loss, guessing_loss
-from tiny_llm.ops import cross_entropy
+from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
+from tiny_llm.layers import cross_entropy
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
 from tiny_llm.gradcheck import check_model
 from tiny_llm.optimizers import SGD, AdamW, cosine_schedule

@@ -29,9 +29,7 @@ from operator import add
 from typing import Any, NamedTuple
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import Parameters, check_contexts, check_sizes, normal
-from tiny_llm.matmul import Matrix
-from tiny_llm.ops import (
+from tiny_llm.layers import (
     AttentionCache,
     add_rows,
     attention,
@@ -42,6 +40,8 @@ from tiny_llm.ops import (
     linear_backward,
     split_rows,
 )
+from tiny_llm.matmul import Matrix
+from tiny_llm.model import Parameters, check_contexts, check_sizes, normal
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ never shows the model what it is tested on.
 What a step trains on follows from the seed and the number of the step alone, so a run that was
 interrupted goes on at any step without a stored random state. Nor is there a stored order of the
 examples: a permutation that is computed one number at a time (Black and Rogaway, 2002) takes no
-memory, however long the text is. So ids may be a list, or lie in a file (token_file.py).
+memory, however long the text is. So ids may be a list, or lie in a file (text/token_file.py).
 """
 
 from __future__ import annotations

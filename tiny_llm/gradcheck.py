@@ -19,8 +19,8 @@ from math import isnan
 from typing import Any, Callable, NamedTuple
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import LanguageModel, Parameters, Tensor, normal, rows_of, shape
 from tiny_llm.matmul import Matrix, Vector, dot, use
+from tiny_llm.model import LanguageModel, Parameters, Tensor, normal, rows_of, shape
 
 STEP = 1e-5  # h: the error of the measured slope grows as h^2 above it, and as 1 / h below it
 ABSOLUTE, RELATIVE = 1e-8, 1e-5

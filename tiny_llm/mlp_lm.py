@@ -21,9 +21,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import Parameters, check_contexts, check_sizes, normal
-from tiny_llm.matmul import Matrix
-from tiny_llm.ops import (
+from tiny_llm.layers import (
     embedding,
     embedding_backward,
     linear,
@@ -32,6 +30,8 @@ from tiny_llm.ops import (
     tanh,
     tanh_backward,
 )
+from tiny_llm.matmul import Matrix
+from tiny_llm.model import Parameters, check_contexts, check_sizes, normal
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,8 @@ from math import sqrt
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import Parameters, check_contexts, check_sizes, normal
-from tiny_llm.kv_cache import Past, check_pasts, seen
-from tiny_llm.matmul import Matrix, matmul, matmul_at, matmul_bt
-from tiny_llm.ops import (
+from tiny_llm.fast.kv_cache import Past, check_pasts, seen
+from tiny_llm.layers import (
     AttentionCache,
     Drop,
     KeysValues,
@@ -50,6 +48,8 @@ from tiny_llm.ops import (
     multi_head_attention,
     multi_head_attention_backward,
 )
+from tiny_llm.matmul import Matrix, matmul, matmul_at, matmul_bt
+from tiny_llm.model import Parameters, check_contexts, check_sizes, normal
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from math import cos, pi, sqrt
 from typing import Protocol
 
-from tiny_llm.contract import Parameters, Tensor, rows_of
 from tiny_llm.matmul import dot
+from tiny_llm.model import Parameters, Tensor, rows_of
 
 
 class Optimizer(Protocol):

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Callable, Optional
 
-from tiny_llm.contract import LanguageModel
-from tiny_llm.kv_cache import Past, Remembering, remember, seen
+from tiny_llm.fast.kv_cache import Past, Remembering, remember, seen
+from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.ops import softmax
+from tiny_llm.model import LanguageModel
 
 
 def next_token_probabilities(

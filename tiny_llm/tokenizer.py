@@ -5,7 +5,7 @@
 A network computes with numbers, so every text is first cut into tokens and every token becomes an
 id. Here a token is one character, and its id is its place in the sorted alphabet of the training
 text: the scheme of Karpathy's char-rnn (2015), with its traditional names `stoi` ("string to
-integer") and `itos`. Large models cut text into longer pieces (bpe.py), but a model sees ids alone.
+integer") and `itos`. Large models cut text into longer pieces, but a model sees ids alone.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from tiny_llm.batches import Batches, Contexts, Corpus, Targets, examples_of
-from tiny_llm.contract import LanguageModel, Parameters, add_scaled, scaled
+from tiny_llm.layers import cross_entropy
 from tiny_llm.matmul import PYPY, use
-from tiny_llm.ops import cross_entropy
+from tiny_llm.model import LanguageModel, Parameters, add_scaled, scaled
 from tiny_llm.optimizers import Optimizer, clip_by_global_norm, global_norm
 
 

@@ -9,9 +9,9 @@ import platform
 import sys
 from typing import Any
 
-from tiny_llm import bench
-from tiny_llm.bench import FULL, QUICK, ProductTimes, StepTime
 from tiny_llm.cli import options as flags
+from tiny_llm.fast import bench
+from tiny_llm.fast.bench import FULL, QUICK, ProductTimes, StepTime
 from tiny_llm.view.terminal import BOLD, Style, paint, style_for, wrap
 
 COLUMN = 12  # wide enough for the name of every way

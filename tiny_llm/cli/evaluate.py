@@ -11,8 +11,8 @@ from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.material import Material, Source, known_material, read_source, whole
 from tiny_llm.cli.runs import Run
+from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
-from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

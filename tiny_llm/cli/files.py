@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm import checkpoint
-from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.metrics import holds_metrics
+from tiny_llm.files import checkpoint
+from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.view.progress import Progress
 
 ENDING = ".safetensors"

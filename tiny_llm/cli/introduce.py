@@ -8,9 +8,9 @@ from tiny_llm.batches import beginning, running
 from tiny_llm.cli.material import Material
 from tiny_llm.cli.runs import Run
 from tiny_llm.cli.setup import VAL_TOKENS, batches_of
-from tiny_llm.contract import rows_of
+from tiny_llm.model import rows_of
+from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.progress import Progress
-from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
 
 def introduce(current: Run, material: Material, progress: Progress) -> None:

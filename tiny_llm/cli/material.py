@@ -14,12 +14,12 @@ import argparse
 from typing import NamedTuple, Optional
 
 from tiny_llm.batches import Corpus, Lines, running, split, split_lines
-from tiny_llm.bpe import BPETokenizer
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.rungs import flag
 from tiny_llm.cli.texts import Text, read_text
 from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer, tokenizer_from
-from tiny_llm.token_file import TokenFile, is_token_file, open_tokens
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
 VAL_FRACTION = 0.1

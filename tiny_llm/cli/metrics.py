@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tiny_llm import checkpoint
+from tiny_llm.files import checkpoint
 from tiny_llm.training import Step
 
 

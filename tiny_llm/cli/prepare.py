@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm import checkpoint
-from tiny_llm.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import program
 from tiny_llm.cli.tokenizer import LEAST
 from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
-from tiny_llm.documents import (
+from tiny_llm.fast.workers import cores
+from tiny_llm.files import checkpoint
+from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
+from tiny_llm.text.documents import (
     Document,
     NotText,
     Span,
@@ -30,8 +31,7 @@ from tiny_llm.documents import (
     scan,
     whole_pieces,
 )
-from tiny_llm.parallel import cores
-from tiny_llm.token_file import (
+from tiny_llm.text.token_file import (
     MOST_IDS,
     Description,
     TokenFileError,

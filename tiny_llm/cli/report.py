@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from tiny_llm import checkpoint
 from tiny_llm.batches import Lines, beginning, running
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
@@ -27,6 +26,8 @@ from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.runs import Run, newest_checkpoint
 from tiny_llm.cli.sample import prompt_of
 from tiny_llm.cli.setup import VAL_TOKENS
+from tiny_llm.files import checkpoint
+from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.report.facts import (
     Curves,
     Measured,
@@ -38,7 +39,6 @@ from tiny_llm.view.report.facts import (
 )
 from tiny_llm.view.report.page import GENERATOR, Report, render
 from tiny_llm.view.report.pictures import Yardstick
-from tiny_llm.yardsticks import bigram_loss, guessing_loss
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 OWN = 1  # which of them writes the passage, where there is no other

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from tiny_llm import checkpoint
-from tiny_llm.checkpoint import CheckpointError
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
 from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
 from tiny_llm.cli.tokenizers import tokenizer_from
-from tiny_llm.contract import LanguageModel, Parameters, replace_parameters, shape
+from tiny_llm.files import checkpoint
+from tiny_llm.files.checkpoint import CheckpointError
+from tiny_llm.model import LanguageModel, Parameters, replace_parameters, shape
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.training import Recent

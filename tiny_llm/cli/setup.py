@@ -13,8 +13,8 @@ from tiny_llm.cli.material import Material, Source, known_material, new_material
 from tiny_llm.cli.options import chosen_matmul
 from tiny_llm.cli.rungs import RUNGS, Rung, build_config, build_optimizer, flag
 from tiny_llm.cli.runs import Best, Options, Run, load_run
+from tiny_llm.fast.workers import Workers, default_count
 from tiny_llm.optimizers import cosine_schedule
-from tiny_llm.parallel import Workers, default_count
 from tiny_llm.training import Step, train
 
 VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tiny_llm import bpe_files
-from tiny_llm.bpe import BPETokenizer
 from tiny_llm.cli.errors import UserError
+from tiny_llm.text import bpe_files
+from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
 VOCAB_SIZE = 512  # of a new BPE tokenizer that --vocab-size says nothing about

@@ -18,7 +18,7 @@ from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
 from tiny_llm.cli.setup import schedule_of
 from tiny_llm.cli.texts import choose_prompt
-from tiny_llm.contract import LanguageModel
+from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import generate
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.svg import terminal_svg

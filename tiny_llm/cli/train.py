@@ -20,11 +20,11 @@ from tiny_llm.cli.rungs import RUNGS
 from tiny_llm.cli.runs import RUNS, Run
 from tiny_llm.cli.sample import print_sample, prompt_of
 from tiny_llm.cli.setup import begin, is_exhausted, resume, steps_of
-from tiny_llm.parallel import WorkerDied
+from tiny_llm.fast.workers import WorkerDied
+from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
-from tiny_llm.yardsticks import guessing_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiny_llm.bpe import BPETokenizer, Step
-from tiny_llm.pretokenize import pieces
+from tiny_llm.text.bpe import BPETokenizer, Step
+from tiny_llm.text.pretokenize import pieces
 from tiny_llm.view.terminal import BOLD, Style, clip, display_width, pad, paint, visible, wrap
 
 INDENT = "  "

@@ -4,7 +4,7 @@
            -> LayerNorm -> logits -> probabilities
 
 All numbers are those that the forward left in its cache; nothing is computed again but summaries.
-Shapes have the letters of the dimension key in ops.py, and beside each stands the function at work.
+Shapes have the letters of the dimension key in layers.py; beside each stands the function at work.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
-from tiny_llm.contract import LanguageModel
+from tiny_llm.layers import AttentionCache, softmax, split_columns
 from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.model import LanguageModel
 from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
-from tiny_llm.ops import AttentionCache, softmax, split_columns
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
 from tiny_llm.view.heads import choose_heads, summary_table

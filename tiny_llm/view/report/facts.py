@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
-from tiny_llm.contract import LanguageModel, Parameters, rows_of, shape
+from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.ops import softmax
+from tiny_llm.model import LanguageModel, Parameters, rows_of, shape
 from tiny_llm.sampling import TextStream, generate_batch
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.pca import project

@@ -76,7 +76,7 @@ class Stage:
     part: str  # of the network: "layer 1 of 2", or ""
     name: str
     what: str  # it does, in a few words
-    letters: str  # of the dimension key in ops.py: "T x D"
+    letters: str  # of the dimension key in layers.py: "T x D"
     shape: tuple[int, int]
     places: list[Place]
     numbers: list[Numbers]

@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from tiny_llm.attention_lm import AttentionLanguageModel, AttentionLMCache
-from tiny_llm.contract import LanguageModel
-from tiny_llm.matmul import Matrix, matmul_bt
-from tiny_llm.mlp_lm import MLPCache, MLPLanguageModel
-from tiny_llm.modern_block import BlockCache, ModernCache, ModernLanguageModel
-from tiny_llm.ops import (
+from tiny_llm.layers import (
     AttentionCache,
     add_rows,
     attention,
@@ -34,6 +30,10 @@ from tiny_llm.ops import (
     split_columns,
     tanh,
 )
+from tiny_llm.matmul import Matrix, matmul_bt
+from tiny_llm.mlp_lm import MLPCache, MLPLanguageModel
+from tiny_llm.model import LanguageModel
+from tiny_llm.modern_block import BlockCache, ModernCache, ModernLanguageModel
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace.data import Numbers, Place, Stage
 

@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass
 from math import isfinite, sqrt
 from typing import Any, Union
 
-from tiny_llm.contract import LanguageModel, Parameters, rows_of, shape
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, STEP, numerical_slope
+from tiny_llm.layers import add_rows, cross_entropy, embedding, softmax
 from tiny_llm.matmul import Matrix
-from tiny_llm.ops import add_rows, cross_entropy, embedding, softmax
+from tiny_llm.model import LanguageModel, Parameters, rows_of, shape
 from tiny_llm.optimizers import SGD, AdamW, clip_by_global_norm, global_norm
+from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace import data
 from tiny_llm.view.trace.stages import Anatomy, anatomy, place_of
-from tiny_llm.yardsticks import guessing_loss
 
 LIKELIEST = 5  # how many next tokens are told
 CHOICES = 4  # the followed weight is one of the first numbers of its row, which every display shows

@@ -1,0 +1,436 @@
+"""What a user types, and what comes back: results, exit codes, and one line for every mistake."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny_llm.cli import main
+
+ROOT = Path(__file__).parents[2]
+RUNGS = ("mlp", "attention", "modern")
+TINY = {
+    "mlp": ["--context-length", "4", "--d-embedding", "3", "--d-hidden", "6"],
+    "attention": ["--context-length", "4", "--d-model", "6"],
+    "modern": ["--context-length", "4", "--d-model", "4", "--n-heads", "2", "--n-layers", "1"],
+}
+TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every command runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def text(folder):
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return "text.txt"
+
+
+def train(text, *flags, model="mlp", steps=3):
+    """A tiny run of the command in this process."""
+    return main(["train", "--model", model, "--data", text, "--steps", str(steps), "-n", "5",
+                 *TINY[model], *flags])  # fmt: skip
+
+
+def run(*words, **settings):
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tiny_llm", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **settings.pop("env", {})},
+        capture_output=True,
+        timeout=120,
+        **settings,
+    )
+
+
+def error_of(capsys):
+    """The only line on standard error, which a user reads."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("tiny-lm: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("model", RUNGS)
+def test_train_generate_eval(text, capsys, model):
+    assert train(text, model=model) == 0
+    out, err = capsys.readouterr()
+    assert len(out) == len(" ") + 5 + 1
+    assert f"runs/{model}.safetensors" in err
+    for line in ("first loss", "guessing costs ln", "counting pairs", "val loss", "generate"):
+        assert line in err
+    assert main(["generate", "-n", "7", "-p", "the"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out) == len("the") + 7 + 1
+    assert f"runs/{model}.safetensors" in err
+    assert main(["eval", "--data", text]) == 0
+    table = capsys.readouterr().out
+    assert "validation part" in table
+    assert "guessing" in table
+    assert "counting pairs" in table
+
+
+def test_eval_on_another_text_scores_all_of_it(text, folder, capsys):
+    train(text)
+    Path("other.txt").write_text("the cat", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["eval", "--data", "other.txt"]) == 0
+    assert re.search(r"other.txt +7 +\d\.\d{3}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("model", RUNGS)
+@pytest.mark.parametrize("prompt", ["t", "the cat sat on the mat. the dog sat on the log."])
+def test_a_prompt_shorter_or_longer_than_the_context_works(text, capsys, model, prompt):
+    train(text, model=model)
+    capsys.readouterr()
+    assert main(["generate", "--prompt", prompt, "-n", "9"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(prompt)
+    assert len(out) == len(prompt) + 9 + 1
+
+
+@pytest.mark.parametrize("model", ["attention", "modern"])
+def test_show_attention_shows_the_prompt(text, capsys, model):
+    assert train(text, "--show-attention", "-p", "the", model=model) == 0
+    out = capsys.readouterr().out
+    assert "it does not explain" in out
+    assert main(["generate", "--show-attention", "-p", "the", "--color", "always"]) == 0
+    assert "\x1b[" in capsys.readouterr().out
+
+
+def test_the_default_prompt_is_shown_and_suits_the_text(text, capsys):
+    train(text)
+    assert "prompt ' '" in capsys.readouterr().err  # it knows no u, so no "language models "
+    Path("names.txt").write_text("emma\nolivia\nava\n" * 5, encoding="utf-8")
+    assert train("names.txt") == 0
+    assert "prompt '\\n'" in capsys.readouterr().err
+
+
+def test_standard_output_carries_the_text_alone(text):
+    done = run("train", "--data", text, "--steps", "2", "-p", "the", "-n", "4", *TINY["mlp"])
+    assert done.returncode == 0
+    assert re.fullmatch(rb"the.{4}\r?\n", done.stdout, re.DOTALL)
+    assert b"\r\x1b" not in done.stderr  # no live line: it is no terminal
+    assert b"val loss" in done.stderr
+
+
+def test_quiet_leaves_the_result_alone(text, capsys):
+    assert train(text, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_data_from_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    assert train("-") == 0
+
+
+def test_unicode_from_end_to_end(folder, capsys):
+    Path("text.txt").write_text("日本語 \U0001f600 שלום é́ ﷽\n" * 9, encoding="utf-8")
+    for model in RUNGS:
+        flags = ["--show-attention"] if model != "mlp" else []
+        assert train("text.txt", "-p", "日本語 \U0001f600", *flags, model=model) == 0
+    done = run("generate", "-p", "\U0001f600", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"\\U0001f600")
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_characters(folder, capsys):
+    Path("text.txt").write_bytes(b"\xef\xbb\xbf" + b"ab\r\ncd\r\n" * 20)
+    assert train("text.txt") == 0
+    assert "5 different" in capsys.readouterr().err
+
+
+def test_an_older_file_is_kept_as_bak(text, capsys):
+    train(text)
+    before = Path("runs/mlp.safetensors").read_bytes()
+    capsys.readouterr()
+    train(text, "--seed", "1")
+    assert "runs/mlp.safetensors.bak" in capsys.readouterr().err
+    assert Path("runs/mlp.safetensors.bak").read_bytes() == before
+    assert Path("runs/mlp.safetensors").read_bytes() != before
+
+
+def test_gradcheck(capsys):
+    assert main(["gradcheck"]) == 0
+    out = capsys.readouterr().out
+    for name in ("output.bias", "query.weight", "h.1.mlp.c_proj.weight", "wte.weight"):
+        assert name in out
+    assert out.count("slopes agree") == 3
+    assert "WRONG" not in out
+
+
+def test_gradcheck_finds_a_broken_backward(capsys, monkeypatch):
+    import tiny_llm.mlp_lm
+
+    monkeypatch.setattr(tiny_llm.mlp_lm, "tanh_backward", lambda dy, y: dy)
+    assert main(["gradcheck", "--model", "mlp"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert main(["train", "--help"]) == 0
+    assert main(["--version"]) == 0
+    assert "tiny-llm-demo" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ one line for every mistake
+
+WRONG_COMMAND_LINES = {
+    "no command": ([], "required"),
+    "unknown command": (["tarin"], "tarin"),
+    "unknown flag": (["train", "--stpes", "3"], "--stpes"),
+    "unknown model": (["train", "--model", "gpt"], "gpt"),
+    "no number": (["train", "--steps", "many"], "'many' is not a whole number"),
+    "zero steps": (["train", "--steps", "0"], "at least 1"),
+    "steps and repeat": (["train", "--steps", "1", "--repeat", "1"], "not allowed with"),
+    "negative size": (["train", "--d-hidden", "-3"], "at least 1, not -3"),
+    "zero context": (["train", "--context-length", "0"], "at least 1"),
+    "zero batch": (["train", "--batch-size", "0"], "at least 1"),
+    "size of another rung": (["train", "--n-heads", "2"], "--n-heads is no size of --model mlp"),
+    "heads": (["train", "--model", "modern", "--d-model", "6", "--n-heads", "4"], "multiple of"),
+    "heads in gradcheck": (["gradcheck", "--model", "modern", "--n-heads", "3"], "multiple of"),
+    "empty prompt": (["generate", "--prompt", ""], "is empty"),
+    "empty prompt to train": (["train", "--prompt", ""], "is empty"),
+    "temperature": (["generate", "--temperature", "-0.1"], "at least 0"),
+    "temperature nan": (["generate", "--temperature", "nan"], "at least 0"),
+    "top-p zero": (["generate", "--top-p", "0"], "above 0 and at most 1"),
+    "top-p above one": (["generate", "--top-p", "1.01"], "above 0 and at most 1"),
+    "top-k": (["generate", "--top-k", "-1"], "at least 0"),
+    "length": (["generate", "-n", "-1"], "at least 0"),
+    "learning rate zero": (["train", "--lr", "0"], "above 0"),
+    "learning rate infinite": (["train", "--lr", "inf"], "above 0"),
+    "validation fraction": (["train", "--val-fraction", "1"], "between 0 and 1"),
+    "encoding": (["train", "--encoding", "utf-99"], "not an encoding"),
+    "encoding that is none": (["train", "--encoding", "rot13"], "not an encoding"),
+    "attention of rung 1": (["train", "--show-attention"], "no attention to show"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_COMMAND_LINES)
+def test_a_wrong_command_line_exits_with_2(case, capsys):
+    words, expected = WRONG_COMMAND_LINES[case]
+    assert main(words) == 2
+    assert expected in error_of(capsys)
+
+
+WRONG_TEXTS = {
+    "empty": (b"", "is empty"),
+    "shorter than the context": (b"ab" * 10, "use a longer text or a context length"),
+    "no validation part": (b"abc", "leaves 0 of 3 tokens for validation"),
+    "not UTF-8": (b"caf\xe9 " * 50, "--encoding"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TEXTS)
+def test_a_text_that_cannot_be_used_exits_with_1(case, capsys):
+    content, expected = WRONG_TEXTS[case]
+    Path("text.txt").write_bytes(content)
+    assert main(["train", "--data", "text.txt", "--context-length", "30"]) == 1
+    assert expected in error_of(capsys)
+    assert not Path("runs").exists()
+
+
+def test_a_text_in_another_encoding_can_be_read(capsys):
+    Path("text.txt").write_bytes("café au lait. ".encode("latin-1") * 20)
+    assert train("text.txt", "--encoding", "latin-1") == 0
+
+
+def test_a_missing_file_and_a_folder(capsys):
+    assert main(["train", "--data", "none.txt"]) == 1
+    assert "there is no file none.txt" in error_of(capsys)
+    assert main(["train", "--data", "."]) == 1
+    assert "cannot read ." in error_of(capsys)
+
+
+def test_empty_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["train", "--data", "-"]) == 1
+    assert "standard input is empty" in error_of(capsys)
+
+
+def test_an_unknown_character_is_named_and_the_known_ones_are_shown(text, capsys):
+    assert train(text, "-p", "the zoo!") == 1  # before any training
+    assert not Path("runs").exists()
+    message = error_of(capsys)
+    assert "does not know '!' 'z'" in message
+    assert "' ' '.' 'a' 'c' 'd'" in message
+    train(text, "--quiet")
+    capsys.readouterr()
+    assert main(["generate", "--quiet", "-p", "ß"]) == 1
+    assert "does not know 'ß'" in error_of(capsys)
+
+
+def test_no_checkpoint(capsys):
+    assert main(["generate"]) == 1
+    assert "train a model first" in error_of(capsys)
+    assert main(["eval", "-c", "none.safetensors"]) == 1
+    assert "there is no checkpoint none.safetensors" in error_of(capsys)
+    Path("pickle.safetensors").write_bytes(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.")
+    assert main(["generate", "-c", "pickle.safetensors"]) == 1
+    assert "no checkpoint of tiny-lm" in error_of(capsys)
+
+
+@pytest.mark.parametrize("model", RUNGS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_loss_that_becomes_infinite_ends_the_run(text, capsys, model, optimizer):
+    train(text, "--quiet", model=model)
+    good = Path(f"runs/{model}.safetensors").read_bytes()
+    capsys.readouterr()
+    flags = ["--lr", "1e200", "--optimizer", optimizer, "--quiet"]
+    assert train(text, *flags, model=model, steps=50) == 1
+    message = error_of(capsys)
+    assert "learning rate 1e+200 is too high" in message
+    backup = Path(f"runs/{model}.safetensors.bak")
+    assert backup.read_bytes() == good
+    assert main(["generate", "--quiet", "-n", "1"]) == 0  # what is there can be loaded
+
+
+def test_an_output_folder_that_cannot_be_made(text, capsys):
+    assert train(text, "--quiet", "--out", "text.txt/model.safetensors") == 1
+    assert "text.txt" in error_of(capsys)
+    assert Path("text.txt").read_text(encoding="utf-8") == TEXT
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output(text):
+    assert train(text, "--quiet") == 0
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tiny_llm", "generate", "--quiet"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "tiny-lm: error: standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_seen_enough_makes_no_noise(text):
+    assert train(text, "--quiet") == 0
+    command = f"'{sys.executable}' -m tiny_llm generate --quiet -n 3000 | head -c 1"
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.stderr, len(done.stdout)) == (b"", 1)
+
+
+def test_a_traceback_only_with_debug(capsys):
+    assert main(["generate", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_never_overwritten(text, capsys):
+    Path("notes.txt").write_text("precious", encoding="utf-8")
+    assert train(text, "--quiet", "--out", "notes.txt") == 1
+    assert "notes.txt exists and is no checkpoint" in error_of(capsys)
+    assert Path("notes.txt").read_text(encoding="utf-8") == "precious"
+    assert train(text, "--quiet", "--out", text) == 1
+    assert "is the text itself" in error_of(capsys)
+    assert Path(text).read_text(encoding="utf-8") == TEXT
+
+
+def test_files_of_others_beside_the_checkpoint_are_left_alone(text, folder):
+    names = ["m.tmp", ".m.tmp", "m.bak.tmp"]
+    for name in names:
+        Path(name).write_text("precious", encoding="utf-8")
+    assert train(text, "--quiet", "--out", "m") == 0
+    assert train(text, "--quiet", "--out", "m") == 0
+    assert all(Path(name).read_text(encoding="utf-8") == "precious" for name in names)
+    own = {"m", "m.best", "m.metrics.jsonl"}
+    backups = {f"{name}.bak" for name in own}
+    assert {path.name for path in folder.iterdir()} == {*names, *own, *backups, "text.txt"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "2>&1 | head -n 1", "<&-"])
+def test_training_is_saved_whatever_becomes_of_the_streams(text, closed):
+    command = f"'{sys.executable}' -m tiny_llm train --data text.txt --steps 3 -n 2 -o m {closed}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"fault of tiny-lm" not in done.stderr + done.stdout
+    assert main(["generate", "--quiet", "-c", "m", "-n", "1"]) == 0
+
+
+def test_a_finished_run_can_be_resumed_into_another_file(text, capsys):
+    train(text, "--out", "a")
+    words = ["train", "--resume", "a", "--data", text, "--out", "b", "-n", "1"]
+    assert main(words) == 0
+    assert Path("a").read_bytes() == Path("b").read_bytes()
+
+
+def test_two_runs_that_write_the_same_file_do_not_spoil_it(text):
+    words = ["train", "--data", text, "--steps", "150", "--save-every", "1", "-n", "1", "-o", "m"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tiny_llm", *words, *TINY["mlp"], "--seed", seed],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for seed in "12"
+    ]
+    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [
+        0,
+        0,
+    ]
+    assert main(["generate", "--quiet", "-c", "m", "-n", "1"]) == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
+@pytest.mark.parametrize("metrics, failing", [("here", "m.best"), ("disk/metrics", "metrics")])
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(
+    text, folder, capsys, metrics, failing
+):
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        assert train(text, "--quiet", "--out", "disk/m", "--metrics", metrics, steps=2) == 0
+        with pytest.raises(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        capsys.readouterr()
+        words = ["train", "--data", text, "--resume", "disk/m", "--steps", "9", "--quiet"]
+        words += ["--metrics", metrics]
+        assert main([*words, "--save-every", "1"]) == 1
+        message = error_of(capsys)
+        problem = f"cannot write disk/{failing}: No space left on device; disk/m holds step 2"
+        assert problem in message
+        assert main(["generate", "--quiet", "-c", "disk/m", "-n", "1"]) == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("flags", [["--lr", "1e300", "--train", "--steps", "20"]])
+def test_a_walk_whose_training_diverges_says_so(capsys, flags):
+    assert main(["walk", "--quiet", "-n", "1", "-p", "a", *flags]) == 1
+    assert error_of(capsys).startswith("tiny-lm: error: the loss of step ")
+
+
+def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
+    train(text, "--quiet")
+    assert main(["eval", "--quiet"]) == 1
+    assert "the built-in corpus is not the text that it was trained on" in error_of(capsys)

@@ -1,0 +1,119 @@
+"""A recipe is plain flags: read in front of the user's own, which win."""
+
+from pathlib import Path
+
+import pytest
+
+from tiny_llm.cli import main
+from tiny_llm.cli.recipes import FOLDER, recipes, with_recipe
+from tiny_llm.cli.rungs import RUNGS
+from tiny_llm.files import checkpoint
+
+SMALL = ["--context-length", "4", "--steps", "3", "-n", "1", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the cat sat on the mat. " * 8, encoding="utf-8")
+    return tmp_path
+
+
+def own(text):
+    Path("own.txt").write_text(text, encoding="utf-8")
+    return ["train", "--recipe", "own.txt"]
+
+
+def test_there_is_one_for_every_rung_and_for_the_two_texts():
+    assert recipes() == sorted([*RUNGS, "names", "shakespeare"])
+
+
+@pytest.mark.parametrize("given", [["--recipe", "own.txt"], ["--recipe=own.txt"]])
+def test_its_flags_stand_in_front_of_the_users(given):
+    own("# a comment\n--lr 0.5\n\n--prompt 'the cat'  # with a space\n")
+    words = with_recipe(["train", "--seed", "1", *given, "--lr", "2"])
+    assert words == ["train", "--lr", "0.5", "--prompt", "the cat", "--seed", "1", "--lr", "2",
+                     "--recipe=own.txt"]  # fmt: skip
+
+
+def test_a_choice_on_the_command_line_replaces_the_recipes():
+    words = [*own("--steps 9\n--lr 1\n"), "--repeat", "2"]
+    assert with_recipe(words) == ["train", "--lr", "1", "--repeat", "2", "--recipe=own.txt"]
+    words = [*own("--repeat=9"), "--steps=2"]
+    assert with_recipe(words) == ["train", "--steps=2", "--recipe=own.txt"]
+
+
+def test_a_line_may_hold_several_flags_and_a_flag_several_lines():
+    words = [*own("\ufeff--model mlp --steps 9 --seed 3\n--prompt\n'a b'\n"), "--repeat", "2"]
+    assert with_recipe(words) == ["train", "--model", "mlp", "--seed", "3", "--prompt", "a b",
+                                  "--repeat", "2", "--recipe=own.txt"]  # fmt: skip
+
+
+def test_two_recipes_are_refused(capsys):
+    assert main([*own("--lr 1"), "--recipe=mlp"]) == 2
+    assert "--recipe is given twice" in capsys.readouterr().err
+
+
+def test_a_folder_and_bytes_are_no_recipe(capsys):
+    Path("own").mkdir()
+    assert main(["train", "--recipe", "own"]) == 1
+    Path("own.txt").write_bytes(b"\xff\xfe")
+    assert main(["train", "--recipe", "own.txt"]) == 1
+    assert "own.txt is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_without_a_recipe_and_in_other_commands_nothing_changes():
+    assert with_recipe(["train", "--lr", "1"]) == ["train", "--lr", "1"]
+    assert with_recipe(["generate", "--prompt", "--recipe"]) == ["generate", "--prompt", "--recipe"]
+    assert with_recipe([]) == []
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_demonstration_of_a_rung_is_what_its_flags_alone_do(rung):
+    data = ["--data", "text.txt", *SMALL]
+    assert main(["train", "--model", rung, *data, "--out", "a"]) == 0
+    assert main(["train", "--recipe", rung, *data, "--out", "b"]) == 0
+    assert Path("a").read_bytes() == Path("b").read_bytes()
+
+
+@pytest.mark.parametrize("recipe", ["names", "shakespeare"])
+def test_a_recipe_trains_on_the_text_that_is_given(recipe):
+    flags = ["--data", "text.txt", "--d-model", "4", "--batch-size", "2", "--out", "m"]
+    if recipe == "names":
+        Path("text.txt").write_text("\n".join(["anna", "bo", "cleo"] * 10), encoding="utf-8")
+    assert main(["train", "--recipe", recipe, *flags, *SMALL]) == 0
+    metadata = checkpoint.load(Path("m")).metadata
+    assert metadata["model"] == "modern"
+    assert metadata["config"]["d_model"] == 4  # the command line wins
+    assert metadata["training"]["grad_clip"] == 1.0  # the rest is the recipe's
+
+
+@pytest.mark.parametrize("recipe", ["names", "shakespeare"])
+def test_a_text_that_is_not_there_is_named(recipe, capsys):
+    assert main(["train", "--recipe", recipe]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(capsys):
+    assert main(["train", "--recipe", "soup"]) == 1
+    error = capsys.readouterr().err
+    assert "there is no recipe 'soup'" in error and "shakespeare" in error
+
+
+@pytest.mark.parametrize(
+    "text, code, problem",
+    [
+        ("--prompt 'open", 1, "the recipe own.txt cannot be read: No closing quotation"),
+        ("--lr 1 --recipe mlp", 2, "the recipe own.txt names another"),
+        ("--colour red", 2, "the flags of the recipe count, too"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_refused(text, code, problem, capsys):
+    assert main(own(text)) == code
+    assert problem in capsys.readouterr().err
+
+
+def test_every_line_of_a_recipe_is_one_flag():
+    for path in FOLDER.glob("*.txt"):
+        lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] != "#"]
+        assert lines and all(line.startswith("--") and len(line.split()) <= 2 for line in lines)

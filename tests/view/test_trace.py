@@ -1,0 +1,742 @@
+"""One traced step: its numbers against the model's, its arithmetic, its lines, its references."""
+
+import copy
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiny_llm import (
+    SGD,
+    AdamW,
+    AttentionConfig,
+    AttentionLanguageModel,
+    BPETokenizer,
+    CharTokenizer,
+    MLPConfig,
+    MLPLanguageModel,
+    ModernConfig,
+    ModernLanguageModel,
+    cross_entropy,
+    generate,
+)
+from tiny_llm.cli import main
+from tiny_llm.cli.runs import load_run
+from tiny_llm.cli.setup import schedule_of
+from tiny_llm.layers import linear, softmax, tanh
+from tiny_llm.optimizers import clip_by_global_norm, global_norm
+from tiny_llm.training import Diverged, loss_and_gradients
+from tiny_llm.view.rows import ASCII_HEIGHTS, NEGATIVE, POSITIVE, in_columns, strip
+from tiny_llm.view.terminal import HEIGHTS, Style, display_width, plain
+from tiny_llm.view.trace.stages import anatomy, place_of
+from tiny_llm.view.trace.step import as_json, trace
+from tiny_llm.view.trace.text import as_lines
+
+ROOT = Path(__file__).parents[2]
+RUNGS = ("mlp", "attention", "modern")
+TOKENIZER = CharTokenizer.from_text("abcde")
+PROMPT = "abcdeabc"
+WIDE = Style(width=400)
+OPTIMIZERS = [lambda: SGD(0.1), lambda: AdamW(0.01)]
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+
+
+@pytest.fixture(params=OPTIMIZERS, ids=["SGD", "AdamW"])
+def build_optimizer(request):
+    return request.param
+
+
+def text_of(told, style=WIDE):
+    return "\n".join(as_lines(told, style))
+
+
+def part_of(text, number):
+    """One of the eight parts of a trace."""
+    return re.split(r"^\d\. .*$", text, flags=re.MULTILINE)[number]
+
+
+def half_unit(text, figures=None):
+    """Half of the last place of a printed number, which may have lost zeros at its end."""
+    mantissa, _, exponent = text.lstrip("-").partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    if figures and float(mantissa):
+        decimals = max(decimals, figures - 1 - math.floor(math.log10(float(mantissa))))
+    return 0.5 * 10.0 ** (int(exponent or 0) - decimals)
+
+
+def assert_printed(text, value, figures=None):
+    """A printed number is this value, within the precision that it is printed with."""
+    assert abs(float(text) - value) <= half_unit(text, figures) * (1 + 1e-9), (text, value)
+
+
+def examples(ids, model):
+    """The context and the targets that a training step on these tokens has."""
+    context = ids[-1 - model.config.context_length : -1]
+    targets = ids[-len(context) :] if model.targets_per_context > 1 else ids[-1:]
+    return context, targets
+
+
+# ---------------------------------------------------------------- the data
+
+
+def test_the_step_is_the_one_that_training_takes(build, build_optimizer):
+    model, optimizer = build(), build_optimizer()
+    twin, twins_optimizer = copy.deepcopy(model), build_optimizer()
+    context, targets = examples(TOKENIZER.encode(PROMPT), model)
+    for steps_before in range(3):
+        told = trace(model, TOKENIZER, optimizer, PROMPT)
+        loss, gradients = loss_and_gradients(twin, [context], targets)
+        twins_optimizer.update(twin.parameters, gradients)
+        assert told.steps_before == steps_before
+        assert told.loss.loss == told.again.loss_before == loss
+        assert {g.name: g.norm for g in told.backward.norms} == {
+            name: global_norm({name: gradient}) for name, gradient in gradients.items()
+        }
+        assert told.backward.norm == pytest.approx(global_norm(gradients))
+        assert model.parameters == twin.parameters
+        assert optimizer.state == twins_optimizer.state
+        assert told.again.loss == cross_entropy(model.forward([context])[0], targets)[0]
+
+
+def test_tokens_vectors_and_prediction_are_the_models(build):
+    model = build()
+    before = copy.deepcopy(model)
+    context, targets = examples(TOKENIZER.encode(PROMPT), model)
+    told = trace(model, TOKENIZER, SGD(0.1), PROMPT)
+    assert [token.id for token in told.tokens.seen] == context
+    assert [token.id for token in told.tokens.targets] == targets
+    assert "".join(token.text for token in told.tokens.seen) == TOKENIZER.decode(context)
+    assert told.tokens.given == len(PROMPT)
+    for row in filter(None, (told.vectors.token, told.vectors.position)):
+        assert row.values == before.parameters[row.table][row.index]
+    assert told.vectors.token.index == context[-1]
+    logits, _ = before.forward([context])
+    probabilities = softmax(logits[-1])
+    assert [g.probability for g in told.prediction.guesses] == sorted(probabilities, reverse=True)
+    right = told.prediction.right
+    assert (right.token.id, right.is_right) == (targets[-1], True)
+    assert right.rank == 1 + sum(p > probabilities[targets[-1]] for p in probabilities)
+    assert told.loss.p_right == right.probability == probabilities[targets[-1]]
+    assert told.loss.each[-1] == pytest.approx(-math.log(told.loss.p_right))
+    assert sum(told.loss.each) / len(targets) == pytest.approx(told.loss.loss)
+    assert told.loss.guessing == pytest.approx(math.log(5))
+
+
+def matrices_of(model, cache, logits):
+    """What the stages should be, in order."""
+    if isinstance(model, MLPLanguageModel):
+        p = model.parameters
+        sums = linear(cache.inputs, p["hidden.weight"], p["hidden.bias"])
+        assert tanh(sums) == cache.hidden
+        return [cache.inputs, sums, cache.hidden, logits]
+    if isinstance(model, AttentionLanguageModel):
+        (head,) = cache.heads
+        inputs = [cache.x, head.queries, head.keys, head.values]
+        return [*inputs, head.scores, head.weights, cache.mixed, cache.out, logits]
+    made = [cache.blocks[0].x]
+    for block in cache.blocks:
+        thirds = [[row[i * 4 : i * 4 + 4] for row in block.qkv] for i in range(3)]
+        heads = [rows for h in block.heads[0] for rows in (h.scores[-1:], h.weights[-1:])]
+        made += [block.normed_1, *thirds, *heads, block.mixed, block.middle]
+        made += [block.normed_2, block.wide, block.active, block.out]
+    return [*made, cache.final, logits]
+
+
+def test_every_stage_is_what_the_forward_computed(build):
+    model = build()
+    context, _ = examples(TOKENIZER.encode(PROMPT), model)
+    logits, cache = copy.deepcopy(model).forward([context])
+    expected = matrices_of(model, cache, logits)
+    told = trace(model, TOKENIZER, SGD(0.1), PROMPT)
+    shown = [numbers for stage in told.stages for numbers in stage.numbers]
+    assert [numbers.row for numbers in shown] == [rows[-1] for rows in expected]
+    for numbers, rows in zip(shown, expected):
+        values = [value for row in rows for value in row]
+        assert (numbers.lowest, numbers.highest) == (min(values), max(values))
+    for stage in told.stages:
+        assert len(stage.letters.split(" x ")) >= 2
+        if len(stage.numbers) == 1:
+            assert stage.shape[1] == len(stage.numbers[0].row)
+        if stage.is_attention:
+            assert sum(stage.numbers[1].row) == pytest.approx(1)
+
+
+def test_the_followed_weight_has_the_slope_that_is_measured(build):
+    told = trace(build(), TOKENIZER, SGD(0.1), PROMPT)
+    slope, weight = told.backward.slope, told.backward.followed
+    assert slope.agree
+    assert slope.difference == abs(slope.analytic - slope.numerical) <= slope.allowed
+    assert slope.numerical == (slope.above - slope.below) / (2 * slope.step)
+    assert told.vectors.token.values[weight.column] == weight.value
+    assert (weight.name, weight.row) == (told.vectors.token.table, told.vectors.token.index)
+
+
+def test_a_wrong_backward_is_told(build_rung):
+    model = build_rung()
+    right = model.backward
+
+    def wrong(dlogits, cache):
+        gradients = right(dlogits, cache)
+        table = anatomy(model).token_table
+        gradients[table] = [[1.01 * value for value in row] for row in gradients[table]]
+        return gradients
+
+    model.backward = wrong
+    told = trace(model, TOKENIZER, SGD(0.1), PROMPT)
+    assert not told.backward.slope.agree
+    assert "DISAGREE" in text_of(told)
+
+
+def test_a_long_gradient_is_clipped_as_in_training(build_rung):
+    model = build_rung()
+    twin, optimizer = copy.deepcopy(model), SGD(0.1)
+    context, targets = examples(TOKENIZER.encode(PROMPT), model)
+    _, gradients = loss_and_gradients(twin, [context], targets)
+    norm = global_norm(gradients)
+    told = trace(model, TOKENIZER, SGD(0.1), PROMPT, grad_clip=norm / 3)
+    clip_by_global_norm(gradients, norm, norm / 3)
+    optimizer.update(twin.parameters, gradients)
+    assert model.parameters == twin.parameters
+    assert told.update.clipping.unclipped == told.backward.slope.analytic
+    assert told.update.gradient == pytest.approx(told.backward.slope.analytic / 3, rel=1e-4)
+    check_arithmetic(told)
+    assert trace(model, TOKENIZER, SGD(0.1), PROMPT, grad_clip=99.0).update.clipping is None
+
+
+def test_tokens_of_several_characters_and_of_single_bytes():
+    tokenizer = BPETokenizer.train("the cat sat on the mat. " * 9, 270)
+    model = ModernLanguageModel(ModernConfig(270, 8, 4, 2, 1))
+    told = trace(model, tokenizer, AdamW(), "the cat 🙂")
+    assert [token.text for token in told.tokens.seen][-3:] == ["\\xf0", "\\x9f", "\\x99"]
+    assert told.tokens.targets[-1].text == "\\x82"
+    assert any(len(token.text) > 1 and "\\" not in token.text for token in told.tokens.seen)
+    assert json.loads(as_json(told))["tokens"]["targets"][-1]["text"] == "\\x82"
+
+
+@pytest.mark.parametrize("prompt", ["", "a"])
+def test_a_prompt_with_nothing_to_predict_is_refused(build_rung, prompt):
+    with pytest.raises(ValueError, match=f"needs 2 tokens .* has {len(prompt)}; give a longer"):
+        trace(build_rung(), TOKENIZER, SGD(), prompt)
+
+
+def test_a_model_that_is_no_rung_is_refused():
+    with pytest.raises(ValueError, match="three rungs, not object"):
+        anatomy(object())
+
+
+def with_all(value, model):
+    """The model with this number everywhere in the tokens' vectors."""
+    for row in model.parameters[anatomy(model).token_table]:
+        row[:] = [value] * len(row)
+    return model
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_mean_nothing_are_refused(build, value):
+    with pytest.raises(Diverged, match="too large"):
+        trace(with_all(value, build()), TOKENIZER, SGD(), PROMPT)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e150, 1e200, 1e308])
+def test_extreme_weights_give_a_whole_trace_or_a_clear_refusal(build, value):
+    try:
+        told = trace(with_all(value, build()), TOKENIZER, SGD(), PROMPT)
+    except Diverged as error:
+        assert value and "too large" in str(error)
+    else:
+        assert json.loads(as_json(told))["rung"] == told.rung
+        assert max(map(display_width, as_lines(told, Style(width=40)))) <= 40
+
+
+def test_a_step_that_does_not_help_is_told():
+    model, optimizer = AttentionLanguageModel(AttentionConfig(5, 4, 4)), AdamW(0.01)
+    for _ in range(12):
+        trace(model, TOKENIZER, optimizer, "ab")
+    told = trace(model, TOKENIZER, optimizer, "ac")  # AdamW still goes towards b
+    assert told.again.loss > told.again.loss_before
+    assert "did NOT go down" in text_of(told)
+    assert "The loss went down" not in text_of(told)
+
+
+def test_a_step_without_end_is_refused():
+    with pytest.raises(Diverged, match="learning rate"):
+        trace(MLPLanguageModel(MLPConfig(5, 4, 3, 4)), TOKENIZER, SGD(1e300), "ab")
+
+
+def test_the_json_is_the_data_and_ascii(build, build_optimizer):
+    told = trace(build(), TOKENIZER, build_optimizer(), PROMPT)
+    text = as_json(told)
+    assert text.isascii()
+    plain_data = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+    def lists(value):
+        if isinstance(value, dict):
+            return {key: lists(entry) for key, entry in value.items()}
+        return [lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+    assert plain_data == lists(asdict(told))
+
+
+# ---------------------------------------------------------------- files and lines
+
+
+def places_in(data):
+    """Every reference to the source, wherever it stands in the data."""
+    if isinstance(data, dict):
+        if {"file", "line", "function"} == data.keys():
+            yield data
+        for entry in data.values():
+            yield from places_in(entry)
+    elif isinstance(data, list):
+        for entry in data:
+            yield from places_in(entry)
+
+
+def check_places(told, folder):
+    """Every reference points at the line that defines the function of that name."""
+    places = list(places_in(told))
+    for place in places:
+        lines = (folder / place["file"]).read_text("utf-8").splitlines()
+        *classes, name = place["function"].split(".")
+        assert lines[place["line"] - 1].lstrip().startswith(f"def {name}(")
+        for class_ in classes:
+            above = [line for line in lines[: place["line"]] if line.startswith("class ")]
+            assert re.match(rf"class {class_}\b", above[-1])
+    return {place["function"] for place in places}
+
+
+def test_every_part_and_stage_names_the_lines_that_did_it(build, build_optimizer):
+    told = trace(build(), TOKENIZER, build_optimizer(), PROMPT)
+    data = json.loads(as_json(told))
+    functions = check_places(data, ROOT)
+    assert {"CharTokenizer.encode", "embedding", "linear", "softmax", "cross_entropy"} <= functions
+    assert {f"{told.model}.backward", f"{told.update.optimizer}.update"} <= functions
+    for part in ("tokens", "vectors", "prediction", "loss", "backward", "update", "again"):
+        assert data[part]["places"]
+    assert all(stage["places"] for stage in data["stages"])
+    text = text_of(told)
+    for place in places_in(data):
+        assert f"{place['file']}:{place['line']} {place['function']}" in text
+
+
+def test_references_are_right_in_an_installed_package_too(tmp_path):
+    shutil.copytree(
+        ROOT / "tiny_llm", tmp_path / "tiny_llm", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "corpus.txt", tmp_path / "tiny_llm")
+    ops = tmp_path / "tiny_llm" / "layers.py"
+    ops.write_text("# one line more\n" + ops.read_text("utf-8"), "utf-8")
+    done = command("trace", "--json", env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert "softmax" in check_places(told, tmp_path)
+    (softmax_place,) = told["prediction"]["places"]
+    assert softmax_place["line"] == place_of(softmax).line + 1
+
+
+def test_a_function_from_elsewhere_has_its_file_without_folders():
+    place = place_of(test_a_function_from_elsewhere_has_its_file_without_folders)
+    assert place.file.endswith("test_trace.py")
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def evaluate(expression):
+    """A printed expression with its powers and products as Python has them."""
+    python = expression.replace(" x ", " * ").replace("^", "**").replace("ln ", "log ")
+    python = re.sub(rf"log ({NUMBER})", r"log(\1)", python)
+    return eval(python, {"log": math.log, "sqrt": math.sqrt})
+
+
+def bounds(expression):
+    """The lowest and the highest result that the rounding of the printed numbers allows."""
+    rounded = [m for m in re.finditer(NUMBER, expression) if re.search(r"[.e]", m[0])]
+    results = []
+    for signs in itertools.product((-1, 1), repeat=len(rounded)):
+        varied = expression
+        for sign, m in reversed(list(zip(signs, rounded))):
+            moved = float(m[0]) + sign * half_unit(m[0], 6)
+            varied = varied[: m.start()] + repr(moved) + varied[m.end() :]
+        results.append(evaluate(varied))
+    return min(results), max(results)
+
+
+def is_arithmetic(part):
+    return bool(re.fullmatch(rf"(?:{NUMBER}|-?ln|sqrt| x |[-+/^() ])+", part))
+
+
+def equations(text):
+    """name -> the printed expression and its printed result."""
+    found = {}
+    for line in text.splitlines():
+        name, *parts = line.strip().split(" = ")
+        if len(parts) > 1 and is_arithmetic(parts[-2]) and re.fullmatch(NUMBER, parts[-1]):
+            found[name] = parts[-2], parts[-1]
+    return found
+
+
+def check_equation(expression, result):
+    low, high = bounds(expression)
+    slack = half_unit(result, 6)
+    assert low - slack <= float(result) <= high + slack, (expression, result)
+
+
+def check_arithmetic(told):
+    """Every calculation that is written out gives what is printed behind it."""
+    found = equations(text_of(told))
+    for expression, result in found.values():
+        check_equation(expression, result)
+    return found
+
+
+def test_the_arithmetic_that_is_written_out_is_right(build, build_optimizer):
+    model, optimizer = build(), build_optimizer()
+    for _ in range(3):
+        told = trace(model, TOKENIZER, optimizer, PROMPT)
+        found = check_arithmetic(told)
+        names = {"-ln p(right)", "guessing", "new w", "change"}
+        if told.update.moments:
+            names |= {"new m", "new v", "m'", "v'"}
+        assert found.keys() == names
+        update = told.update
+        assert_printed(found["new w"][1], update.after, 6)
+        assert update.computed == pytest.approx(update.after, rel=1e-12, abs=1e-15)
+        assert update.after == told_weight(model, told)
+        assert_printed(found["-ln p(right)"][1], told.loss.each[-1], 6)
+        assert_printed(found["change"][1], told.again.loss - told.again.loss_before, 6)
+
+
+def told_weight(model, told):
+    weight = told.backward.followed
+    return model.parameters[weight.name][weight.row][weight.column]
+
+
+def test_the_moments_are_the_optimizers():
+    model, optimizer = MLPLanguageModel(MLPConfig(5, 4, 3, 4)), AdamW(0.01, weight_decay=0.5)
+    trace(model, TOKENIZER, optimizer, PROMPT)
+    before = copy.deepcopy(optimizer.state)
+    told = trace(model, TOKENIZER, optimizer, PROMPT)
+    weight, moments = told.backward.followed, told.update.moments
+    for letter in "mv":
+        was, now = (
+            state[f"{letter}.{weight.name}"][weight.row][weight.column]
+            for state in (before, optimizer.state)
+        )
+        assert getattr(moments, f"{letter}_before") == was != 0
+        assert getattr(moments, letter) == now
+    assert (moments.step, moments.weight_decay) == (2, 0.5)
+    found = check_arithmetic(told)
+    assert_printed(found["new m"][1], moments.m, 6)
+    assert_printed(found["v'"][1], moments.v_corrected, 6)
+
+
+@pytest.mark.parametrize("expression", ["0.21 - 0.3 x 0.79", "-ln 0.5", "(0.1 / (1 - 0.9^2))"])
+def test_wrong_arithmetic_is_noticed(expression):
+    right = evaluate(expression)
+    check_equation(expression, f"{right:.6g}")
+    with pytest.raises(AssertionError):
+        check_equation(expression, f"{right * 1.0001:.6g}")
+
+
+def test_every_printed_number_is_the_datas(build):
+    told = trace(build(), TOKENIZER, AdamW(0.01), PROMPT)
+    text = text_of(told)
+    stages = [numbers for stage in told.stages for numbers in stage.numbers]
+    ranges = re.findall(rf"({NUMBER}) \.\. ({NUMBER}) ", part_of(text, 3))
+    ranges = [pair for pair in ranges if pair != ("-1", "1")]  # a sentence on tanh
+    assert len(ranges) == len(stages)
+    for (low, high), numbers in zip(ranges, stages):
+        assert_printed(low, numbers.lowest)
+        assert_printed(high, numbers.highest)
+    rows = re.findall(r"\[(.*)\]$", part_of(text, 2), re.MULTILINE)
+    vectors = [told.vectors.token, told.vectors.position]
+    values = [row.values for row in vectors if row] + [told.vectors.total or []]
+    for shown, row in zip(rows, values):
+        for number, value in zip(shown.split(), row):
+            assert_printed(number, value)
+        assert len(shown.split()) == len(row)
+    guesses = re.findall(rf"^ +({NUMBER})  (\S) ", part_of(text, 4), re.MULTILINE)
+    assert len(guesses) == 5
+    for (p, label), guess in zip(guesses, told.prediction.guesses):
+        assert_printed(p, guess.probability)
+        assert label == guess.token.text
+    assert f"rank {told.prediction.right.rank} of 5" in text
+    norms = [*told.backward.norms, told.backward]
+    lines = re.findall(rf"^  \S.*? +({NUMBER})(?: [^ \d]*)?$", part_of(text, 6), re.MULTILINE)
+    for shown, gradient in zip(lines, norms):
+        assert_printed(shown, gradient.norm)
+    assert len(lines) >= len(norms)
+    slope = told.backward.slope
+    for sign, loss in (("+", slope.above), ("-", slope.below)):
+        (shown,) = re.findall(rf"loss\(w \{sign} 1e-05\) = (.*)", text)
+        assert_printed(shown, loss)
+    (shown,) = re.findall(r"difference / \(2 x 1e-05\) = (.*)", text)
+    assert_printed(shown, slope.numerical, 6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        AttentionLanguageModel(AttentionConfig(5, 8, 4)),
+        ModernLanguageModel(ModernConfig(5, 8, 4, 2, 1)),
+    ],
+    ids=["attention", "modern"],
+)
+def test_scores_and_weights_stand_under_their_keys(model):
+    told = trace(model, TOKENIZER, SGD(), PROMPT)
+    (scores, weights) = next(s for s in told.stages if s.is_attention).numbers
+    rows = dict(re.findall(r"^    (key|score|weight) +(.*)", text_of(told), re.MULTILINE))
+    assert rows["key"].split() == list(PROMPT[:-1])
+    for shown, value in zip(rows["score"].split(), scores.row):
+        assert_printed(shown, value)
+    for shown, value in zip(rows["weight"].split(), weights.row):
+        assert_printed(shown, value)
+    assert len(rows["score"].split()) == len(rows["weight"].split()) == len(PROMPT) - 1
+
+
+def test_of_many_keys_the_heaviest_are_shown():
+    model = AttentionLanguageModel(AttentionConfig(5, 64, 4))
+    told = trace(model, TOKENIZER, SGD(), "abcde" * 10)
+    (stage,) = (stage for stage in told.stages if stage.is_attention)
+    text = text_of(told)
+    assert "(the 20 heaviest of 49)" in text
+    (shown,) = re.findall(r"^    weight +(.*)", text, re.MULTILINE)
+    heaviest = sorted(stage.numbers[1].row)[-20:]
+    for number, weight in zip(sorted(shown.split()), heaviest):
+        assert_printed(number, weight)
+
+
+# Something of each kind that can break a column, as in test_view.py.
+ODD = "a \n\t\x1b\xad\u0301\u0903\u200d\u200f\u05d0\u0661\u4e2d\u3099\u302a\U0001f600\ud800\u2800"
+characters = st.sampled_from(ODD) | st.characters()
+
+
+@given(
+    st.text(characters, min_size=2, max_size=40),
+    st.builds(Style, st.booleans(), st.booleans(), st.integers(40, 100)),
+    st.sampled_from(["mlp", "attention", "modern"]),
+    st.integers(1, 12),
+    st.sampled_from([1.0, 1e6]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_trace_of_any_text_keeps_to_its_columns(text, style, rung, length, scale):
+    tokenizer = CharTokenizer.from_text(text)
+    size = tokenizer.vocab_size
+    model = {
+        "mlp": lambda: MLPLanguageModel(MLPConfig(size, length, 2, 50)),
+        "attention": lambda: AttentionLanguageModel(AttentionConfig(size, length, 1)),
+        "modern": lambda: ModernLanguageModel(ModernConfig(size, length, 4, 2, 2)),
+    }[rung]()
+    table = anatomy(model).token_table
+    model.parameters[table] = [[w * scale for w in row] for row in model.parameters[table]]
+    told = trace(model, tokenizer, AdamW(), text, grad_clip=0.1)
+    for line in as_lines(told, style):
+        assert display_width(line) <= style.width, line
+        assert all(c.isprintable() or c == "\u200e" for c in plain(line))
+        assert style.color or "\x1b" not in line
+        assert style.unicode or line.isascii()
+        line.encode("utf-8")
+
+
+def test_long_names_and_numbers_keep_to_40_columns():
+    tokenizer = BPETokenizer.train("incomprehensibilities and 中文中文中文 " * 9, 300)
+    model = ModernLanguageModel(ModernConfig(300, 64, 8, 2, 11))
+    told = trace(model, tokenizer, AdamW(1.23456789e-7), "incomprehensibilities 中文中文 中" * 3)
+    assert max(map(display_width, as_lines(told, Style(width=40)))) <= 40
+
+
+# ---------------------------------------------------------------- strips and columns
+
+
+def test_a_strip_runs_from_the_lowest_to_the_highest():
+    row = [-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+    assert strip(row, -4, 4, 9, Style()) == "▁▂▃▄▅▆▇██"
+    assert strip(row, -4, 4, 9, Style(unicode=False)) == ".:-=+*%##"
+    assert strip(row, -4, 4, 5, Style()) == "▁▂▃▄…"
+    assert strip(row, -4, 4, 5, Style(unicode=False)) == ".:-=~"
+    assert strip([2.0, 2.0], 2, 2, 9, Style()) == "▁▁"
+    assert len(HEIGHTS) == len(ASCII_HEIGHTS) == len(set(ASCII_HEIGHTS))
+
+
+def test_a_strip_has_one_colour_below_0_and_another_above():
+    drawn = strip([-1.0, -1.0, 0.0, 1.0, -1.0], -1, 1, 9, Style(color=True))
+    below, above = f"\x1b[{NEGATIVE}m", f"\x1b[{POSITIVE}m"
+    assert drawn == f"{below}▁▁\x1b[0m{above}▅█\x1b[0m{below}▁\x1b[0m"
+
+
+def test_columns_are_cut_to_the_width():
+    rows = {"token": ["a", "中", "c"], "id": ["1", "22", "3"]}
+    assert list(in_columns(rows, Style())) == ["  token  a 中  c", "  id     1 22  3"]
+    assert list(in_columns(rows, Style(width=14))) == [
+        "  token  a 中", "  id     1 22", "  token  c", "  id     3",
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words, env=(), **settings):
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tiny_llm", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **dict(env)},
+        capture_output=True, timeout=120, check=True, **settings,
+    )  # fmt: skip
+
+
+def json_of(capsys, *words):
+    assert main(["trace", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error_of(capsys):
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("model", RUNGS)
+def test_the_loss_falls(folder, capsys, model):
+    told = json_of(capsys, "--model", model)
+    assert told["again"]["loss"] < told["again"]["loss_before"]
+    assert told["tokens"]["targets"][-1]["text"] == " "
+    assert told["config"]["context_length"] == {"mlp": 6, "attention": 8, "modern": 16}[model]
+    assert told["backward"]["slope"]["agree"]
+    assert main(["trace", "--model", model]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "The loss went down." in " ".join(out.split())
+    assert re.findall(r"^(\d)\. ", out, re.MULTILINE) == list("12345678")
+
+
+def test_flags_change_the_step(folder, capsys):
+    told = json_of(capsys, "--optimizer", "adamw", "--lr", "0.25", "--d-hidden", "7", "--seed", "1")
+    assert told["update"]["optimizer"] == "AdamW"
+    assert told["update"]["learning_rate"] == 0.25
+    assert told["config"]["d_hidden"] == 7
+    assert told["vectors"] != json_of(capsys, "--seed", "2")["vectors"]
+    assert told["vectors"]["token"] == json_of(capsys, "--seed", "1")["vectors"]["token"]
+
+
+def train(*flags):
+    assert main(["train", "--steps", "3", "-n", "1", "--quiet", *flags]) == 0
+
+
+@pytest.mark.parametrize("model", RUNGS)
+def test_a_checkpoint_takes_its_own_next_step_and_is_not_changed(folder, capsys, model):
+    train("--model", model, "--context-length", "5", "--steps", "9", "--stop-after", "4")
+    capsys.readouterr()
+    file = Path("runs") / f"{model}.safetensors"
+    content, saved = file.read_bytes(), load_run(file)
+    told = json_of(capsys, "-c", str(file), "-p", "token")
+    assert file.read_bytes() == content
+    assert told["steps_before"] == 4
+    assert told["update"]["learning_rate"] == schedule_of(saved.options)(4)
+    context, targets = examples(saved.tokenizer.encode("token"), saved.model)
+    loss, gradients = loss_and_gradients(saved.model, [context], targets)
+    assert told["loss"]["loss"] == loss
+    saved.optimizer.learning_rate = told["update"]["learning_rate"]
+    saved.optimizer.update(saved.model.parameters, gradients)
+    weight = told["backward"]["followed"]
+    row = saved.model.parameters[weight["name"]][weight["row"]]
+    assert told["update"]["after"] == row[weight["column"]]
+    if model == "modern":
+        assert told["update"]["moments"]["step"] == 5
+    assert json_of(capsys, "-c", str(file), "--lr", "0.5")["update"]["learning_rate"] == 0.5
+
+
+def test_a_checkpoint_clips_as_it_did_in_training(folder, capsys):
+    train("--grad-clip", "0.001")
+    capsys.readouterr()
+    told = json_of(capsys, "-c", "runs/mlp.safetensors")
+    assert told["update"]["clipping"]["limit"] == 0.001
+
+
+def test_models_of_lines_and_of_pieces(folder, capsys):
+    Path("names.txt").write_text("emma\nolivia\nava\nisabella\n" * 5, encoding="utf-8")
+    told = json_of(capsys, "--data", "names.txt", "--lines")
+    assert "".join(t["text"] for t in told["tokens"]["seen"]).startswith("\nemma")
+    train("--data", "names.txt", "--lines")
+    capsys.readouterr()
+    saved = load_run(Path("runs/mlp.safetensors"))
+    ids = saved.tokenizer.encode("\n")
+    ids += generate(saved.model, ids, 6, random.Random(), temperature=0)  # what it writes itself
+    told = json_of(capsys, "-c", "runs/mlp.safetensors")
+    assert [token["id"] for token in told["tokens"]["seen"]] == ids[: told["tokens"]["given"] - 1]
+    assert told["tokens"]["given"] == (1 + ids[1:].index(ids[0]) + 1 if ids[0] in ids[1:] else 7)
+    told = json_of(capsys, "--tokenizer", "bpe", "--vocab-size", "300", "--model", "modern")
+    assert told["prediction"]["vocab_size"] == 300
+    assert max(len(token["text"]) for token in told["tokens"]["seen"]) > 1
+
+
+def test_a_text_without_the_usual_prompt(folder, capsys):
+    Path("text.txt").write_text("xyzzy " * 20, encoding="utf-8")
+    told = json_of(capsys, "--data", "text.txt")
+    assert "".join(t["text"] for t in told["tokens"]["seen"]) == "xyzzy "
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        (["-p", "a"], 1, "needs 2 tokens or more"),
+        (["-p", "a\u4e2d"], 1, "does not know '\u4e2d'"),
+        (["--lr", "1e300"], 1, "the learning rate"),
+        (["--model", "mlp", "--n-heads", "2"], 2, "--n-heads is no size of --model mlp"),
+        (["--lr", "0"], 2, "must be above 0"),
+        (["--data", "none.txt"], 1, "there is no file none.txt"),
+        (["-c", "none.safetensors"], 1, "there is no checkpoint"),
+        (["-c", "x", "--d-model", "4"], 2, "--d-model is for a new model"),
+        (["-c", "x", "--data", "y"], 2, "--data is for a new model"),
+        (["-c", "x", "--seed", "0"], 2, "--seed is for a new model"),
+    ],
+)
+def test_mistakes_get_one_line(folder, capsys, flags, code, message):
+    assert main(["trace", *flags]) == code
+    line = error_of(capsys)
+    assert line.startswith("tiny-lm: error: ")
+    assert message in line
+
+
+def test_a_checkpoint_of_another_rung_is_named(folder, capsys):
+    train()
+    capsys.readouterr()
+    assert main(["trace", "--quiet", "-c", "runs/mlp.safetensors", "--model", "modern"]) == 2
+    assert error_of(capsys).endswith("runs/mlp.safetensors is no modern: it is mlp")
+
+
+def test_piped_there_is_no_colour_and_ascii_suffices(folder):
+    done = command("trace", env={"PYTHONIOENCODING": "ascii"})
+    assert done.stdout.isascii()
+    assert b"\x1b" not in done.stdout
+    assert b"\\u" not in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert b"\x1b[1m" in command("trace", "--color", "always").stdout
+
+
+def test_the_trace_as_a_picture(tmp_path, capsys):
+    path = tmp_path / "trace.svg"
+    assert main(["trace", "--model", "mlp", "--svg", str(path)]) == 0
+    picture = ElementTree.fromstring(path.read_text("utf-8"))
+    shown = "".join(picture.itertext())
+    assert "tiny_llm/layers.py" in shown and "cross_entropy" in shown
+    assert "\x1b" not in capsys.readouterr().out
+    path.write_text("mine", encoding="utf-8")
+    assert main(["trace", "--svg", str(path)]) == 1
+    assert "is no SVG picture" in capsys.readouterr().err

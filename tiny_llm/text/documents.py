@@ -1,0 +1,315 @@
+r"""Files of text to token ids: many documents, of any size, in little memory.
+
+    files --scan--> documents --parts--> training | validation
+    document --blocks--> "The cat sat" | " on the mat.\nThe" | ... --encoder--> ids, ids, ...
+
+No document is ever in memory as a whole. It is read in blocks, which several processes encode at
+the same time. A tokenizer of longer tokens must not notice where a block ends, so a block is cut
+only where a token cannot lie.
+
+Whole documents are held out, since a part of one would tell much about the rest of it; if there is
+but one, its end is, as `batches.split` does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.pretokenize import pieces
+from tiny_llm.text.token_file import packed
+from tiny_llm.tokenizer import Tokenizer
+
+BLOCK = 2**18  # characters that are read, and about as many that are encoded at a time
+LEARNED_FROM, MOST_PIECES = 10_000_000, 100_000  # characters, and different pieces of them
+
+Job = list[Union[str, int]]  # what is encoded at a time: texts, and ids that stand between them
+
+
+class NotText(ValueError):
+    """The file does not hold text in the encoding that was named."""
+
+
+class Document(NamedTuple):
+    """A file of text that was read once."""
+
+    path: Path
+    encoding: str
+    characters: int
+    digest: bytes  # the same for copies
+
+
+class Span(NamedTuple):
+    """Some characters of a document."""
+
+    document: Document
+    begin: int
+    end: int
+
+    @property
+    def characters(self) -> int:
+        """How many they are."""
+        return self.end - self.begin
+
+    def blocks(self) -> Iterator[str]:
+        """Them in blocks. Raises ValueError if the file has changed, OSError if it is gone."""
+        document, begin, end = self.document, self.begin, self.end
+        place = 0  # of the first character of the block
+        for block in _blocks(document.path, document.encoding):
+            if begin < place + len(block) and place < end:
+                yield block[max(0, begin - place) : end - place]
+            place += len(block)
+            if place > end:
+                break
+        if place < end or place > end == document.characters:
+            raise ValueError(f"{document.path} has changed since it was first read; start anew")
+
+
+def files_in(folder: Path, pattern: str = "*") -> list[Path]:
+    """The regular files in a folder and the folders in it whose names match, sorted.
+
+    What is hidden, such as .git, is left out.
+    """
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if fnmatchcase(path.name, pattern)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+
+
+def scan(path: Path, encoding: str, alphabet: Optional[set[str]] = None) -> Document:
+    """Read the file once, and add the characters that occur to `alphabet`.
+
+    Raises NotText, and OSError if the file cannot be read.
+    """
+    characters, digest, seen = 0, hashlib.sha256(), set[str]()
+    for block in _blocks(path, encoding):
+        characters += len(block)
+        digest.update(block.encode("utf-8", "surrogatepass"))
+        if alphabet is not None:
+            seen.update(block)
+    if alphabet is not None:
+        alphabet |= seen
+    return Document(path, encoding, characters, digest.digest())
+
+
+def _blocks(path: Path, encoding: str) -> Iterator[str]:
+    """The text of a file. Line ends become newlines, and a byte order mark is no character."""
+    is_utf_8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    with path.open(encoding="utf-8-sig" if is_utf_8 else encoding) as file:
+        while True:
+            try:
+                block = file.read(BLOCK)
+            except ValueError:  # UnicodeDecodeError, and what some codecs raise instead
+                raise NotText(
+                    f"{path} is not {encoding} text; name its encoding, for example --encoding "
+                    f"latin-1, or leave the file out"
+                ) from None
+            if not block:
+                return
+            yield block
+
+
+def parts(documents: Sequence[Document], val_fraction: float) -> tuple[list[Span], list[Span]]:
+    """The spans of the training part and of the validation part, in order.
+
+    Of several documents every k-th is held out, near `val_fraction` of them, and one on each side
+    at least. Copies go where the first of them goes, so that none is on both sides.
+    Raises ValueError unless two of them differ.
+    """
+    if len(documents) == 1:
+        (document,) = documents
+        boundary = document.characters - round(document.characters * val_fraction)
+        end = Span(document, boundary, document.characters)
+        return [Span(document, 0, boundary)], [end]
+    different = list(dict.fromkeys(document.digest for document in documents))
+    total = len(different)
+    if total < 2:
+        raise ValueError("all documents are copies of one; give it once, and its end is held out")
+    count = min(max(1, round(total * val_fraction)), total - 1)
+    chosen = {different[(number + 1) * total // count - 1] for number in range(count)}
+    train: list[Span] = []
+    val: list[Span] = []
+    for document in documents:
+        part = val if document.digest in chosen else train
+        part.append(Span(document, 0, document.characters))
+    return train, val
+
+
+# ---------------------------------------------------------------- blocks
+
+
+_UP_TO_LAST_CUT = re.compile(r".*(?:\S(?=[ \n])|[^\W_](?=[^\w\s]))", re.DOTALL)
+
+
+def whole_pieces(blocks: Iterable[str]) -> Iterator[str]:
+    r"""The same text in blocks that end where a piece of `pretokenize.pieces` ends.
+
+    That is so between what is no white space and a space or newline, and between a letter or number
+    and a sign. For in GPT-2's pattern white space can only be the first character of a piece with
+    something else in it, and a piece with a letter or number in it ends before the next sign. So
+    the piece with the character before the cut ends there, whether the text goes on or not. Pieces
+    before it stay, too: only a run of white space looks ahead, at the one character behind it, and
+    that is in the same block, which never ends with white space. What comes behind the cut is read
+    without looking back. (Python's \s holds more than Unicode's white space, \x1c to \x1f: there
+    may be a cut at fewer places for that, and at no wrong one.)
+
+    A text without such a place comes as one block.
+    """
+    text = ""
+    for block in blocks:
+        searched = max(0, len(text) - 1)  # nothing was found before
+        text += block
+        found = _UP_TO_LAST_CUT.match(text, searched)
+        if found:
+            yield text[: found.end()]
+            text = text[found.end() :]
+    if text:
+        yield text
+
+
+def jobs(texts: Iterable[Iterable[str]], separator: Optional[int] = None) -> Iterator[Job]:
+    """Texts in blocks, each text with the separator behind it if there is one.
+
+    A job holds at least BLOCK characters, if there are so many, so that small texts share one.
+    """
+    job: Job = []
+    size = 0
+    for text in texts:
+        for block in text:
+            job.append(block)
+            size += len(block)
+            if size >= BLOCK:
+                yield job
+                job, size = [], 0
+        if separator is not None:
+            job.append(separator)
+    if job:
+        yield job
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def learn(spans: Iterable[Span], vocab_size: int, workers: int) -> tuple[BPETokenizer, int]:
+    """A tokenizer learned from the beginning of these texts, and from how many characters of it.
+
+    So many suffice, and the memory is bounded: LEARNED_FROM characters or MOST_PIECES different
+    pieces. It takes far more memory than all else, so that unless `workers` is 1 a process learns
+    that gives it back by ending. Raises ValueError for a `vocab_size` that is too small.
+    """
+    if workers == 1:
+        return _learn(spans, vocab_size)
+    with _processes(1) as executor:
+        result: tuple[BPETokenizer, int] = executor.submit(_learn, spans, vocab_size).result()
+        return result
+
+
+def _learn(spans: Iterable[Span], vocab_size: int) -> tuple[BPETokenizer, int]:
+    characters, seen = 0, set[str]()
+
+    def beginning() -> Iterator[str]:
+        nonlocal characters
+        for block in chain.from_iterable(whole_pieces(span.blocks()) for span in spans):
+            characters += len(block)
+            yield block
+            seen.update(pieces(block))
+            if characters >= LEARNED_FROM or len(seen) >= MOST_PIECES:
+                return
+
+    return BPETokenizer.train(beginning(), vocab_size), characters
+
+
+Encode = Callable[[Iterable[Job]], Iterator[bytes]]
+
+
+@contextmanager
+def encoder(tokenizer: Tokenizer, workers: int) -> Iterator[Encode]:
+    """A function from jobs to blocks of `packed` ids, in order, computed by so many processes.
+
+    Jobs are read as they are needed, two ahead for each process, so the memory is bounded. It
+    raises ValueError for text that the tokenizer cannot encode, and if a process dies.
+    """
+    if workers == 1:
+        yield partial(map, partial(_encode, tokenizer))
+        return
+    with _processes(workers, tokenizer) as executor:
+        yield partial(_in_order, executor, 2 * workers)
+
+
+def _in_order(executor: Any, most: int, jobs: Iterable[Job]) -> Iterator[bytes]:
+    """The ids of all jobs; at most so many are under way."""
+    waiting: deque[Any] = deque()
+    for job in jobs:
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+        waiting.append(executor.submit(_encode_here, job))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _encode(tokenizer: Tokenizer, job: Job) -> bytes:
+    ids: list[int] = []
+    for item in job:
+        ids += tokenizer.encode(item) if isinstance(item, str) else [item]
+    return packed(ids)
+
+
+# ---------------------------------------------------------------- processes
+
+
+@contextmanager
+def _processes(count: int, tokenizer: Optional[Tokenizer] = None) -> Iterator[Any]:
+    """An executor with so many processes, each with the tokenizer. Raises ValueError if one dies.
+
+    Its module is imported here, since it would take its time at the start of every command.
+    """
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
+    state = () if tokenizer is None else (type(tokenizer), tokenizer.state())
+    executor = ProcessPoolExecutor(count, initializer=_start, initargs=state)
+    try:
+        yield executor
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process died; perhaps there was not enough memory, try fewer --workers"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+_tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encodes with
+
+
+def _start(kind: Optional[type[Tokenizer]] = None, state: Any = None) -> None:
+    """In a worker process: ignore Ctrl-C, leave when the parent is gone, make the tokenizer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if kind:
+        _tokenizers.append(kind.from_state(state))
+
+
+def _leave_with_parent() -> None:
+    parent: Any = multiprocessing.parent_process()
+    parent.join()
+    os._exit(1)
+
+
+def _encode_here(job: Job) -> bytes:
+    """In a worker process: the ids of one job."""
+    return _encode(_tokenizers[-1], job)
