@@ -1,48 +1,60 @@
 """tiny_llm: language models in plain Python, every moving part in sight.
 
-The files in reading order, which is the order in which data flow: a module imports only what stands
-above it (this one and the command line may import all). The public names are listed in that order.
+The book lies flat in this folder, to be read in the order of the imports below: a file imports only
+what stands above it. Everything else stands in rooms behind it, each a folder. This file names what
+is public, and plugs the rooms' faster product into chapter 3.
 """
 
+from sys import byteorder as _byteorder
+
 from tiny_llm.tokenizer import CharTokenizer
-from tiny_llm.text.bpe import BPETokenizer
-from tiny_llm.text.token_file import open_tokens
-from tiny_llm.batches import Batches, Lines, split, split_lines
-from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
+from tiny_llm.batches import Batches, Examples, Windows, examples_of, split
+from tiny_llm.matmul import plug_in as _plug_in
 from tiny_llm.layers import cross_entropy
+from tiny_llm.model import LanguageModel
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
-from tiny_llm.gradcheck import check_model
 from tiny_llm.optimizers import SGD, AdamW, cosine_schedule
-from tiny_llm.training import evaluate, train
-from tiny_llm.sampling import generate, generate_batch
+from tiny_llm.training import evaluate, on_batches, train
+from tiny_llm.sampling import Sampling, generate
+from tiny_llm.gradcheck import check_model
 from tiny_llm.attention_lm import AttentionConfig, AttentionLanguageModel
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
+from tiny_llm.fast.products import Chosen as _Chosen
+
+if _byteorder != "little":  # lanes and files count on it, and nobody has asked for the other
+    raise ImportError("tiny_llm needs a little-endian machine, and this one is big-endian")
+
+_plug_in(_Chosen("float64"))
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CharTokenizer",
-    "BPETokenizer",
-    "open_tokens",
     "Batches",
-    "Lines",
+    "Examples",
+    "Windows",
+    "examples_of",
     "split",
-    "split_lines",
-    "bigram_loss",
-    "guessing_loss",
     "cross_entropy",
+    "LanguageModel",
     "MLPConfig",
     "MLPLanguageModel",
-    "check_model",
     "SGD",
     "AdamW",
     "cosine_schedule",
     "evaluate",
+    "on_batches",
     "train",
+    "Sampling",
     "generate",
-    "generate_batch",
+    "check_model",
     "AttentionConfig",
     "AttentionLanguageModel",
     "ModernConfig",
     "ModernLanguageModel",
+    "BPETokenizer",
+    "bigram_loss",
+    "guessing_loss",
 ]

@@ -1,4 +1,4 @@
-"""RUNG 2: attention decides which positions matter.
+"""CHAPTER 11. RUNG 2: attention decides which positions matter.
 
     tokens     l  a  n  g  u  a           plus where each stands: token row + position row
     x         [.][.][.][.][.][.]          N x D
@@ -16,32 +16,22 @@ Different: the weights over the positions are computed from the text, anew for e
 position is added to the token's vector instead of having a slot; a short context has fewer keys
 instead of empty slots.
 New: attention (Bahdanau et al., 2015) by query, key and value (Vaswani et al., 2017), and a
-residual connection (He et al., 2016).
+residual connection (He et al., 2016). Read the second part of layers.py (chapter 4) with it.
 """
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tiny_llm import layers
 from tiny_llm.batches import Contexts
-from tiny_llm.layers import (
-    AttentionCache,
-    add_rows,
-    attention,
-    attention_backward,
-    embedding,
-    embedding_backward,
-    linear,
-    linear_backward,
-    split_rows,
-)
+from tiny_llm.layers import AttentionCache
 from tiny_llm.matmul import Matrix
-from tiny_llm.model import Parameters, check_contexts, check_sizes, normal
+from tiny_llm.model import LanguageModel, Parameters, Start, check_contexts, check_sizes
 
 
 @dataclass(frozen=True)
@@ -69,43 +59,26 @@ class AttentionLMCache(NamedTuple):
     out: Matrix  # B x D, last + projected mixture
 
 
-class AttentionLanguageModel:
-    """Token and position embeddings, one query over the window, residual, output layer.
+class AttentionLanguageModel(LanguageModel):
+    """Token and position embeddings, one query over the window, residual, output layer."""
 
-    The numbers it begins with follow from `seed`: token and position add up to variance 1, weights
-    keep that variance, and the output layer is small, so that the first guesses are nearly even.
-    """
-
-    def __init__(self, config: AttentionConfig, seed: int = 0) -> None:
-        self.config = config
-        rng = random.Random(seed)
+    @staticmethod
+    def layout(config: AttentionConfig) -> dict[str, Start]:
+        """Token and position add up to variance 1, weights keep it, the output layer is small."""
         v, d = config.vocab_size, config.d_model
-        self.parameters: Parameters = {
-            "token_embedding.weight": normal(rng, v, d, std=sqrt(0.5)),
-            "position_embedding.weight": normal(rng, config.context_length, d, std=sqrt(0.5)),
-            "query.weight": normal(rng, d, d, std=1 / sqrt(d)),
-            "query.bias": [0.0] * d,
-            "key.weight": normal(rng, d, d, std=1 / sqrt(d)),
-            "key.bias": [0.0] * d,
-            "value.weight": normal(rng, d, d, std=1 / sqrt(d)),
-            "value.bias": [0.0] * d,
-            "projection.weight": normal(rng, d, d, std=1 / sqrt(d)),
-            "projection.bias": [0.0] * d,
-            "output.weight": normal(rng, d, v, std=0.1 / sqrt(d)),
-            "output.bias": [0.0] * v,
+        layout = {
+            "token_embedding.weight": Start((v, d), std=sqrt(0.5)),
+            "position_embedding.weight": Start((config.context_length, d), std=sqrt(0.5)),
         }
-
-    @property
-    def targets_per_context(self) -> int:
-        """1: the token that follows the context."""
-        return 1
-
-    def _layer(self, name: str) -> tuple[Any, Any]:
-        """The weight and the bias of the layer of this name."""
-        return self.parameters[name + ".weight"], self.parameters[name + ".bias"]
+        for name in ("query", "key", "value", "projection"):
+            layout[name + ".weight"] = Start((d, d), std=1 / sqrt(d))
+            layout[name + ".bias"] = Start((d,))
+        layout["output.weight"] = Start((d, v), std=0.1 / sqrt(d))
+        layout["output.bias"] = Start((v,))
+        return layout
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, AttentionLMCache]:
-        """B contexts -> B x V logits, cache. Raises ValueError for a context it cannot read."""
+        """B contexts -> B x V logits, cache."""
         check_contexts(contexts, self.config)
         p = self.parameters
         lengths = [len(context) for context in contexts]
@@ -113,53 +86,55 @@ class AttentionLanguageModel:
         # A short context stands at the right end of the window: its last token has the last place.
         window = range(self.config.context_length)
         positions = [place for length in lengths for place in window[-length:]]  # N
-        x = add_rows(
-            embedding(tokens, p["token_embedding.weight"]),
-            embedding(positions, p["position_embedding.weight"]),
-        )  # N x D
-        last = [rows[-1] for rows in split_rows(x, lengths)]  # B x D
-        queries = linear(last, *self._layer("query"))  # B x D
-        keys = split_rows(linear(x, *self._layer("key")), lengths)  # B of T x D
-        values = split_rows(linear(x, *self._layer("value")), lengths)  # B of T x D
-        pairs = [attention([q], k, v) for q, k, v in zip(queries, keys, values)]
-        mixed = [row for rows, _ in pairs for row in rows]  # B x D
-        heads = [cache for _, cache in pairs]
-        out = add_rows(last, linear(mixed, *self._layer("projection")))  # B x D
-        logits = linear(out, *self._layer("output"))  # B x V
+        token_rows = layers.embedding(tokens, p["token_embedding.weight"])  # N x D
+        position_rows = layers.embedding(positions, p["position_embedding.weight"])  # N x D
+        x = layers.add_rows(token_rows, position_rows)  # N x D
+        last = [rows[-1] for rows in layers.split_rows(x, lengths)]  # B x D
+        queries = self.linear("query", last)  # B x D
+        keys = layers.split_rows(self.linear("key", x), lengths)  # B of T x D
+        values = layers.split_rows(self.linear("value", x), lengths)  # B of T x D
+        heads, mixed = [], []
+        for query, k, v in zip(queries, keys, values):
+            mixture, head = layers.attention([query], k, v)  # 1 x D
+            mixed += mixture  # B x D in the end
+            heads.append(head)
+        out = layers.add_rows(last, self.linear("projection", mixed))  # B x D
+        logits = self.linear("output", out)  # B x V
         return logits, AttentionLMCache(tokens, positions, lengths, x, last, heads, mixed, out)
 
     def backward(self, dlogits: Matrix, cache: AttentionLMCache) -> Parameters:
         """The forward's lines in reverse: B x V -> the slope of the loss by every parameter."""
         g: Parameters = {}
-        dout = self._linear_backward("output", dlogits, cache.out, g)  # B x D
-        dmixed = self._linear_backward("projection", dout, cache.mixed, g)  # B x D
-        triples = [attention_backward([drow], head) for drow, head in zip(dmixed, cache.heads)]
-        dqueries = [row for dq, _, _ in triples for row in dq]  # B x D
-        dkeys = [row for _, dk, _ in triples for row in dk]  # N x D
-        dvalues = [row for _, _, dv in triples for row in dv]  # N x D
+        dout = self.linear_backward("output", dlogits, cache.out, g)  # B x D
+        dmixed = self.linear_backward("projection", dout, cache.mixed, g)  # B x D
+        dqueries, dkeys, dvalues = [], [], []
+        for drow, head in zip(dmixed, cache.heads):
+            dq, dk, dv = layers.attention_backward([drow], head)
+            dqueries += dq  # B x D in the end
+            dkeys += dk  # N x D
+            dvalues += dv  # N x D
         # Every row of x became a key and a value; the last one of each context also a query and the
         # start of the residual path. Where a number is used several times, its slopes add up.
-        dx = add_rows(
-            self._linear_backward("key", dkeys, cache.x, g),
-            self._linear_backward("value", dvalues, cache.x, g),
+        dx = layers.add_rows(
+            self.linear_backward("key", dkeys, cache.x, g),
+            self.linear_backward("value", dvalues, cache.x, g),
         )  # N x D
-        dlast = add_rows(dout, self._linear_backward("query", dqueries, cache.last, g))  # B x D
-        ends = accumulate(cache.lengths)
-        for end, drow in zip(ends, dlast):
+        dlast = self.linear_backward("query", dqueries, cache.last, g)  # B x D
+        dlast = layers.add_rows(dout, dlast)
+        for end, drow in zip(accumulate(cache.lengths), dlast):
             dx[end - 1] = list(map(add, dx[end - 1], drow))
         size = self.config
-        g["token_embedding.weight"] = embedding_backward(dx, cache.tokens, size.vocab_size)
-        g["position_embedding.weight"] = embedding_backward(
-            dx, cache.positions, size.context_length
-        )
+        for table, ids, rows in (
+            ("token_embedding.weight", cache.tokens, size.vocab_size),
+            ("position_embedding.weight", cache.positions, size.context_length),
+        ):
+            g[table] = layers.embedding_backward(dx, ids, rows)
         return g
-
-    def _linear_backward(self, name: str, dy: Matrix, x: Matrix, g: Parameters) -> Matrix:
-        """dx of the linear layer of this name; its own gradients go into g."""
-        weight = self.parameters[name + ".weight"]
-        dx, g[name + ".weight"], g[name + ".bias"] = linear_backward(dy, x, weight)
-        return dx
 
     def attention(self, cache: AttentionLMCache) -> list[list[list[Matrix]]]:
         """The weights as contexts x 1 layer x 1 head x 1 query x keys; each row sums to 1."""
         return [[[head.weights]] for head in cache.heads]
+
+
+# Try it: add a learned number for each distance to the scores, so that the model can prefer what
+# stands near whatever it says (ALiBi and T5 do the like). It replaces the position embedding.

@@ -1,4 +1,4 @@
-"""The layers, as pairs: a forward, and right under it the backward that carries slopes through it.
+"""CHAPTER 4. The layers, as pairs: a forward, and under it the backward that carries slopes back.
 
 The forward computes a value. The backward is given `d` + the name of that value, the slope of the
 loss with respect to each of its numbers, and returns the slopes with respect to what the forward
@@ -10,20 +10,18 @@ The dimension key of the whole project:
     B  sequences in a batch          D  width of the model        V  vocabulary size
     T  positions in one sequence     F  feed-forward width        H  attention heads
     N  rows: positions of all sequences, one after the other      I, O  width in, width out
-    C  context length (rung 1: E embedding width, H hidden units) Q, K  queries, keys of attention
+    C  context length (rung 1: E embedding width, U hidden units)
 
-A row is a list of floats, a matrix a list of rows. Nothing here keeps state, and no function
-changes what it is given.
+A row is a list of floats, a matrix a list of rows. Nothing here keeps state or changes what it is
+given. Rung 1 needs the first part; read the parts of rungs 2 and 3 when you come to them.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from itertools import repeat
-from operator import add, mul
-from typing import NamedTuple, Optional
+from operator import add
+from typing import Any, Callable, NamedTuple
 
 from tiny_llm.matmul import Matrix, Vector, dot, matmul, matmul_at, matmul_bt, transpose
 
@@ -31,7 +29,7 @@ from tiny_llm.matmul import Matrix, Vector, dot, matmul, matmul_at, matmul_bt, t
 
 
 def embedding(ids: Sequence[int], table: Matrix) -> Matrix:
-    """Each token's own row of the table: N ids, V x D -> N x D."""
+    """Each token's own row of the table: N ids, V x D -> N x D (the very rows, no copies)."""
     return [table[token] for token in ids]
 
 
@@ -58,7 +56,10 @@ def linear_backward(dy: Matrix, x: Matrix, weight: Matrix) -> tuple[Matrix, Matr
 
 
 def tanh(x: Matrix) -> Matrix:
-    """The squashing function, number by number: N x O -> N x O, into -1 .. 1."""
+    """Each number squashed into -1 .. 1: N x O -> N x O.
+
+    Without something bent between them, two linear layers would be one: (x W) U = x (W U).
+    """
     return [[math.tanh(value) for value in row] for row in x]
 
 
@@ -68,22 +69,15 @@ def tanh_backward(dy: Matrix, y: Matrix) -> Matrix:
 
 
 def softmax(scores: Vector) -> Vector:
-    """Scores to probabilities: p[i] = exp(s[i]) / sum over j of exp(s[j])."""
-    highest = max(scores)  # taking it from all scores changes no p, and no exp can overflow
+    """Scores to probabilities: p[i] = exp(s[i]) / sum over j of exp(s[j]).
+
+    Taking the highest from all scores divides numerator and denominator by the same exp(highest):
+    no p changes, and no exp can overflow.
+    """
+    highest = max(scores)
     powers = [math.exp(score - highest) for score in scores]
     total = sum(powers)
     return [power / total for power in powers]
-
-
-def softmax_backward(dp: Vector, p: Vector) -> Vector:
-    """ds[i] = p[i] (dp[i] - sum over j of p[j] dp[j]).
-
-    Raising one score raises its own p and lowers all the others: the slope of p[j] by s[i] is
-    p[j] ((1 if i == j else 0) - p[i]). Added up over j, a score's slope is its p times how far its
-    own dp lies above the mean dp, weighted by p.
-    """
-    mean = dot(dp, p)
-    return [q * (d - mean) for d, q in zip(dp, p)]
 
 
 def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix]:
@@ -115,45 +109,57 @@ def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix
     return loss / len(logits), dlogits
 
 
+# Try it: leave the `1 -` out of tanh_backward. Training still works, a little worse, and only
+# `tiny-lm gradcheck` (chapter 10) tells you that the slopes are wrong.
+
 # ---------------------------------------------------------------- rung 2: attention
 
 
+def softmax_backward(dp: Vector, p: Vector) -> Vector:
+    """ds[i] = p[i] (dp[i] - sum over j of p[j] dp[j]).
+
+    Raising one score raises its own p and lowers all the others: the slope of p[j] by s[i] is
+    p[j] ((1 if i == j else 0) - p[i]). Added up over j, a score's slope is its p times how far its
+    own dp lies above the mean dp, weighted by p.
+    """
+    mean = dot(dp, p)
+    return [q * (d - mean) for d, q in zip(dp, p)]
+
+
 class AttentionCache(NamedTuple):
-    """What one attention head computed: its three inputs, its Q x K scores, weights and mask."""
+    """What one attention head computed: its three inputs, its scores and its weights."""
 
     queries: Matrix  # Q x D
     keys: Matrix  # K x D
     values: Matrix  # K x D
     scores: Matrix  # Q rows, before softmax, each with as many keys as that query sees
     weights: Matrix  # Q x K, each row sums to 1; exactly 0 where a query cannot see
-    mask: Optional[Matrix] = None  # Q x K, of rung 3's dropout
 
 
-def attention(
-    queries: Matrix, keys: Matrix, values: Matrix, drop: Optional[Drop] = None
-) -> tuple[Matrix, AttentionCache]:
+def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, AttentionCache]:
     """Each query's mixture of the values it may see: Q x D, K x D, K x D -> Q x D, cache.
 
         scores = q k^T / sqrt(D)     weights = softmax(scores)     out = weights v
 
-    The queries belong to the last Q of the K positions, and each sees its own position and what
+    The Q queries belong to the last of the K positions, and each sees its own position and what
     came before it (it is causal). Rung 2 asks from the last position alone, rung 3 from each.
 
     Why sqrt(D): a dot product of two vectors of D independent numbers of mean 0 and variance 1 has
     mean 0 and variance D. Divided, its deviation is 1 whatever the width, so softmax does not
     freeze on one key, where its slope would vanish (scaled dot-product attention: Vaswani et al.,
-    2017). D is the width of what is given: in rung 3, that of one head. `drop`: see `dropout`.
+    2017). D is the width of what is given: in rung 3, that of one head.
     """
     scale = 1 / math.sqrt(len(queries[0]))
     unseen = len(queries) - 1  # keys that come after the first query's position
     scores, weights = [], []
     for i, row in enumerate(matmul_bt(queries, keys)):
-        seen = len(keys) - unseen + i  # this bound is the causal mask
+        # This bound is the causal mask. Books that compute all scores at once set those beyond it
+        # to -infinity instead, whose exp is 0: the same weights.
+        seen = len(keys) - unseen + i
         scores.append([score * scale for score in row[:seen]])
         weights.append(softmax(scores[-1]) + [0.0] * (len(keys) - seen))
-    kept, mask = dropout(weights, drop)
-    out = matmul(kept, values)  # Q x D
-    return out, AttentionCache(queries, keys, values, scores, weights, mask)
+    out = matmul(weights, values)  # Q x D
+    return out, AttentionCache(queries, keys, values, scores, weights)
 
 
 def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Matrix, Matrix]:
@@ -162,14 +168,26 @@ def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Mat
     out = weights v:               dweights = dout v^T,    dv = weights^T dout
     weights = softmax(scores):     a weight of 0 (a key that was not seen) lets no slope through
     scores = q k^T / sqrt(D):      dq = dscores k / sqrt(D),    dk = dscores^T q / sqrt(D)
+
+    Each row of dscores adds up to 0, so a bias that all keys share has a slope of 0: it moves all
+    scores of a query alike, and softmax does not see that.
     """
-    queries, keys, values, _, weights, mask = cache
-    scale = 1 / math.sqrt(len(queries[0]))
-    dweights = apply_mask(matmul_bt(dout, values), mask)  # Q x K
-    dvalues = matmul_at(apply_mask(weights, mask), dout)  # K x D
-    dscores = [softmax_backward(*rows) for rows in zip(dweights, weights)]  # Q x K
+    scale = 1 / math.sqrt(len(cache.queries[0]))
+    dweights = matmul_bt(dout, cache.values)  # Q x K
+    dvalues = matmul_at(cache.weights, dout)  # K x D
+    dscores = [softmax_backward(*rows) for rows in zip(dweights, cache.weights)]  # Q x K
     dscores = [[slope * scale for slope in row] for row in dscores]
-    return matmul(dscores, keys), matmul_at(dscores, queries), dvalues
+    return matmul(dscores, cache.keys), matmul_at(dscores, cache.queries), dvalues
+
+
+def add_rows(x: Matrix, y: Matrix) -> Matrix:
+    """x + y, both N x D. As a residual connection: x, and what a layer makes of it.
+
+    Its backward hands the same slope to both. So a slope reaches the bottom of a deep stack
+    undiminished along the x of every sum, where a chain of layers alone would multiply it by one
+    factor a layer, and soon to nothing (He et al., 2016).
+    """
+    return [list(map(add, *rows)) for rows in zip(x, y)]
 
 
 def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
@@ -183,12 +201,6 @@ def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
 
 # ---------------------------------------------------------------- rung 3: the modern block
 
-
-def add_rows(x: Matrix, y: Matrix) -> Matrix:
-    """x + y, both N x D: a residual connection. Its backward hands the same slope to both."""
-    return [list(map(add, *rows)) for rows in zip(x, y)]
-
-
 LAYER_NORM_EPSILON = 1e-5  # GPT-2's; keeps a constant row from a division by zero
 
 
@@ -200,11 +212,10 @@ class LayerNormCache(NamedTuple):
 
 
 def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNormCache]:
-    """y = (x - mean) / sqrt(variance + epsilon) * gain + bias, row by row: N x D -> N x D, cache.
+    """Each row to mean 0 and variance 1, then a learned gain and bias: N x D -> N x D, cache.
 
-    Every row gets mean 0 and variance 1 (nearly: epsilon takes some), then a learned gain and bias
-    per column, so that each layer finds its input at the same scale however deep it stands (Ba,
-    Kiros and Hinton, 2016).
+    y = (x - mean) / sqrt(variance + epsilon) * gain + bias, so that each layer finds its input at
+    the same scale however deep it stands (Ba, Kiros and Hinton, 2016).
     """
     y, normalized, inverse_std = [], [], []
     for row in x:
@@ -247,10 +258,10 @@ GELU_CUBIC = 0.044715
 
 
 def gelu(x: Matrix) -> Matrix:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number: N x F -> N x F.
+    """A smooth switch, near 0 for negative x and near x for positive x: N x F -> N x F.
 
-    A smooth switch: near 0 for negative x, near x for positive x (Hendrycks and Gimpel, 2016, in
-    the tanh form that GPT-2 uses).
+    0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number (Hendrycks and Gimpel, 2016,
+    in the tanh form that GPT-2 uses).
     """
     return [
         [0.5 * v * (1 + math.tanh(GELU_SCALE * v * (1 + GELU_CUBIC * v * v))) for v in row]
@@ -272,92 +283,45 @@ def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
     return dx
 
 
-class Drop(NamedTuple):
-    """How to drop: the probability of each number to be dropped, and where chance comes from."""
-
-    rate: float
-    rng: random.Random
-
-
-def dropout(x: Matrix, drop: Optional[Drop]) -> tuple[Matrix, Optional[Matrix]]:
-    """Each number becomes 0 with probability `rate`, else is divided by 1 - rate: -> y, mask.
-
-    Nothing can be relied on then, so the network spreads what it knows instead of learning its text
-    by heart (Srivastava et al., 2014). Dividing keeps the mean of each number as it is without
-    dropout, which is only for training. Without a `drop`, y is x itself and there is no mask.
-    """
-    if drop is None:
-        return x, None
-    rate, rng = drop
-    kept = 1 / (1 - rate)
-    mask = [[0.0 if rng.random() < rate else kept for _ in row] for row in x]
-    return apply_mask(x, mask), mask
-
-
-def apply_mask(x: Matrix, mask: Optional[Matrix]) -> Matrix:
-    """x * mask, number by number: y = x * mask, so dropout's backward is dx = dy * mask."""
-    return x if mask is None else [list(map(mul, *rows)) for rows in zip(x, mask)]
-
-
 def split_columns(x: Matrix, parts: int) -> list[Matrix]:
-    """A matrix cut into `parts` equally wide ones: N x (parts C) -> parts of N x C."""
+    """A matrix cut into `parts` equally wide ones: N x (parts W) -> parts of N x W."""
     width = len(x[0]) // parts
     return [[row[i * width : (i + 1) * width] for row in x] for i in range(parts)]
 
 
-def join_columns(parts: list[Matrix]) -> Matrix:
+def join_columns(parts: Sequence[Matrix]) -> Matrix:
     """The inverse of split_columns, and each is the backward of the other."""
     return [[value for piece in pieces for value in piece] for pieces in zip(*parts)]
 
 
-class KeysValues(NamedTuple):
-    """What one head remembers of the positions that a sequence has passed."""
-
-    keys: Matrix  # T x D/H
-    values: Matrix  # T x D/H
-
-
 def multi_head_attention(
-    qkv: Matrix,
-    n_heads: int,
-    lengths: Sequence[int],
-    drop: Optional[Drop] = None,
-    past: Optional[Sequence[Sequence[KeysValues]]] = None,
+    qkv: Matrix, n_heads: int, lengths: Sequence[int], attend: Callable[..., Any] = attention
 ) -> tuple[Matrix, list[list[AttentionCache]]]:
     """Attention among the positions of each sequence: N x 3D, B lengths -> N x D, B x H caches.
 
     The columns of `qkv` are the queries, then the keys, then the values. Each is cut into H heads
     of D / H columns that attend on their own, so that one position can look at several others
-    for different reasons (Vaswani et al., 2017); their outputs stand side by side again. `past` has
-    for each sequence what its heads remember, B x H, or an empty list: see `kv_cache`.
+    for different reasons (Vaswani et al., 2017); their outputs stand side by side again.
     """
     out: Matrix = []
     caches = []
-    for rows, heads_before in zip(split_rows(qkv, lengths), past or repeat([])):  # T x 3D
-        blocks = split_columns(rows, 3 * n_heads)  # 3H of T x D/H
-        queries, keys, values = blocks[:n_heads], blocks[n_heads:-n_heads], blocks[-n_heads:]
-        if heads_before:  # what is remembered stands before what is new
-            keys = [before.keys + new for before, new in zip(heads_before, keys)]
-            values = [before.values + new for before, new in zip(heads_before, values)]
-        heads = [attention(*head, drop) for head in zip(queries, keys, values)]
+    for rows in split_rows(qkv, lengths):  # T x 3D
+        columns = split_columns(rows, 3 * n_heads)  # 3H of T x D/H
+        queries, keys, values = columns[:n_heads], columns[n_heads:-n_heads], columns[-n_heads:]
+        heads = list(map(attend, queries, keys, values))
         out += join_columns([head_out for head_out, _ in heads])  # T x D
         caches.append([cache for _, cache in heads])
     return out, caches
 
 
 def multi_head_attention_backward(
-    dout: Matrix, n_heads: int, caches: list[list[AttentionCache]]
+    dout: Matrix, caches: list[list[AttentionCache]], back: Callable[..., Any] = attention_backward
 ) -> Matrix:
-    """N x D -> dqkv, N x 3D: every head of every sequence on its own, put back in its columns.
-
-    Raises ValueError after a forward with a past, whose keys and values are not in this qkv.
-    """
+    """N x D -> dqkv, N x 3D: every head of every sequence on its own, put back in its columns."""
     dqkv: Matrix = []
     lengths = [len(heads[0].queries) for heads in caches]
-    if lengths != [len(heads[0].keys) for heads in caches]:
-        raise ValueError("a forward that went on from a past has no backward; give whole contexts")
     for drows, heads in zip(split_rows(dout, lengths), caches):  # T x D
-        douts = split_columns(drows, n_heads)  # H of T x D/H
-        dqueries, dkeys, dvalues = zip(*map(attention_backward, douts, heads))
+        douts = split_columns(drows, len(heads))  # H of T x D/H
+        dqueries, dkeys, dvalues = zip(*map(back, douts, heads))
         dqkv += join_columns([*dqueries, *dkeys, *dvalues])  # T x 3D
     return dqkv

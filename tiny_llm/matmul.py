@@ -1,322 +1,102 @@
-"""The one matrix product, written six ways: nearly all the time of every model is spent here.
+"""CHAPTER 3. The one matrix product: nearly all the time of every model is spent here.
 
     a     x  b       ->  product        product[i][j] = sum over k of a[i][k] * b[k][j]
     N x K    K x M       N x M
 
-A matrix is a list of rows, a row a list of floats: plain Python data, no wrapper. All three forms
-that a model needs (its backward multiplies by transposed matrices) are products of the rows of one
-matrix with the rows of another, so each way below is one function: N rows and M columns, each of K
-numbers, -> N x M. The models call `matmul`, `matmul_bt` and `matmul_at`, and never know which way
-runs.
-
-Every product is one of float64 unless somebody says otherwise. Training does: `use("auto")` admits
-the two ways that exchange a few of the last digits for speed.
+A matrix is a list of rows, a row a list of floats: plain Python data. Below stands the definition.
+It is slow, and there are many ways to be faster, but none of them is an idea of language models: so
+whoever has a faster one plugs it in with `multiply_with`, and no model knows which one runs.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
-from operator import add, mul
-from typing import Any, Callable
+from typing import Any, Protocol
 
 Vector = list[float]
 Matrix = list[Vector]
 Rows = Sequence[Sequence[float]]
 
-PYPY = sys.implementation.name == "pypy"
 
-# ---------------------------------------------------------------- exact up to the last bits
+class PlainLoops:
+    """The definition. Every other way is tested against it."""
 
+    def dot(self, a: Sequence[float], b: Sequence[float]) -> float:
+        """The sum of the products of what stands at the same place."""
+        total = 0.0
+        for x, y in zip(a, b):
+            total += x * y
+        return total
 
-def loops(rows: Rows, columns: Rows) -> Matrix:
-    """The definition in three plain loops. Every other way is tested against it."""
-    product = []
-    for row in rows:
-        product_row: Vector = []
-        for column in columns:
-            total = 0.0
-            for x, y in zip(row, column):
-                total += x * y
-            product_row.append(total)
-        product.append(product_row)
-    return product
+    def transpose(self, a: Rows) -> Any:
+        """The columns of a as rows: N x M -> M x N."""
+        return list(zip(*a))
 
+    def matmul(self, a: Rows, b: Rows) -> Matrix:
+        """Every row of a with every column of b."""
+        return self.matmul_bt(a, self.transpose(b))
 
-def mapped(rows: Rows, columns: Rows) -> Matrix:
-    """The innermost loop handed to CPython: `map` and `sum` run it in C."""
-    return [[sum(map(mul, row, column), 0.0) for column in columns] for row in rows]
+    def matmul_bt(self, a: Rows, b: Rows) -> Matrix:
+        """Every row of a with every row of b."""
+        return [[self.dot(row, other) for other in b] for row in a]
 
 
-def sumprod(rows: Rows, columns: Rows) -> Matrix:
-    """One call in C for each number, rounded only at its end. Python 3.12 and newer."""
-    dot = math.sumprod  # type: ignore[attr-defined, unused-ignore]
-    return [[dot(row, column) for column in columns] for row in rows]
-
-
-def unrolled(rows: Rows, columns: Rows) -> Matrix:
-    """Loops for a compiler such as PyPy's: see `combined`, which takes the rows of b instead."""
-    b = transpose(columns)
-    return combined(rows, b) if b else [[0.0] * len(columns) for _ in rows]
-
-
-def combined(rows: Rows, b: Rows) -> Matrix:
-    """Every row of the product as a combination of the rows of b, four at a time: a sum is fetched
-    and stored once for four products. N x K and K x M -> N x M; b has at least one row.
-
-    Each number adds up in the order of `loops`, to the same bits. And b need not be transposed,
-    which would take most of the time where there are few rows: on PyPy, 1 x 128 times 128 x 384
-    takes 0.03 ms in this form, and 0.5 ms in one that needs the columns of b.
-    """
-    inner = range(len(b[0]))
-    in_fours = len(b) - len(b) % 4
-    product = []
-    for row in rows:
-        sums = [0.0] * len(inner)
-        for k in range(0, in_fours, 4):
-            p, q, r, s = b[k : k + 4]
-            w, x, y, z = row[k : k + 4]
-            for j in inner:
-                sums[j] = sums[j] + w * p[j] + x * q[j] + y * r[j] + z * s[j]
-        for x, p in zip(row[in_fours:], b[in_fours:]):
-            for j in inner:
-                sums[j] += x * p[j]
-        product.append(sums)
-    return product
-
-
-# ---------------------------------------------------------------- faster, and nearly as exact
-
-BALANCED = 1e7  # largest norm / smallest norm for which distances keep 8 digits
-
-
-def distances(rows: Rows, columns: Rows) -> Matrix:
-    """Products from distances, because `math.dist` does in one call in C what a product needs:
-
-        |r - c|^2 = |r|^2 + |c|^2 - 2 r c        r c = (|r|^2 + |c|^2 - |r - c|^2) / 2
-
-    (the polarization identity). Every term carries an error of about 1e-16 times |r|^2 + |c|^2,
-    so r and c must be of similar size: one that is more than `BALANCED` times shorter than the
-    longest is first scaled up by a power of two, which is exact. Then the error is below
-    1e-8 |r| |c|, and for norms within 100 of each other below 1e-13 |r| |c|.
-    """
-    rows, columns = list(map(tuple, rows)), list(map(tuple, columns))
-    row_norms, column_norms = _norms(rows), _norms(columns)
-    norms = [norm for norm in row_norms + column_norms if norm] or [1.0]
-    if not (min(norms) > 1e-150 and sum(norms) < 1e150):  # their squares leave the range; or NaN
-        return float64(rows, columns)
-    largest = max(norms)
-    if BALANCED * min(norms) > largest:
-        return _distances(rows, columns, row_norms, column_norms)
-    row_scales = _balancing_scales(row_norms, largest)
-    column_scales = _balancing_scales(column_norms, largest)
-    rows, columns = _divided(rows, row_scales), _divided(columns, column_scales)
-    product = _distances(rows, columns, _norms(rows), _norms(columns))
-    return [
-        [value * scale * s for value, s in zip(row, column_scales)]
-        for row, scale in zip(product, row_scales)
-    ]
-
-
-def _distances(rows: Rows, columns: Rows, row_norms: Vector, column_norms: Vector) -> Matrix:
-    dist = math.dist
-    row_halves = [0.5 * norm * norm for norm in row_norms]
-    column_halves = [0.5 * norm * norm for norm in column_norms]
-    return [
-        [
-            half + other - 0.5 * d * d
-            for other, d in zip(column_halves, map(dist, repeat(row), columns))
-        ]
-        for row, half in zip(rows, row_halves)
-    ]
-
-
-def _norms(rows: Rows) -> Vector:
-    """The length of each row as a vector."""
-    origin = (0.0,) * len(rows[0])
-    return list(map(math.dist, rows, repeat(origin)))
-
-
-def _balancing_scales(norms: Vector, largest: float) -> Vector:
-    """What to divide each row by: 1, or a power of two that makes a far shorter one as long."""
-    return [
-        1.0 if norm == 0 or BALANCED * norm > largest else 2.0 ** round(math.log2(norm / largest))
-        for norm in norms
-    ]
-
-
-def _divided(rows: Rows, scales: Vector) -> Rows:
-    return [
-        row if scale == 1 else tuple([value / scale for value in row])
-        for row, scale in zip(rows, scales)
-    ]
-
-
-FACTOR_BITS = 23  # of the integers that numbers are rounded to
-LANE_BITS = 64
-# A lane holds a sum of K products, each below 2^23 * 2^23 = 2^46 in size. For K up to 2^16 that is
-# below 2^62, so a signed lane of 64 bits cannot overflow into the next. (A negative lane borrows 1
-# from the next one: one unit where the largest product is 2^46.)
-LONGEST_SUM = 1 << (LANE_BITS - 2 - 2 * FACTOR_BITS)
-# Adding 1.5 * 2^52 to a small float rounds it to a whole number n and leaves the bits of the sum at
-# ROUNDER_BITS + n, n itself in the lower half: floats turned into integers without leaving C.
-ROUNDER = 1.5 * 2.0**52
-ROUNDER_BITS = int.from_bytes(array("d", [ROUNDER]), sys.byteorder)
-
-
-def lanes(rows: Rows, columns: Rows) -> Matrix:
-    """A whole row of the product at once, in one big integer.
-
-    A Python integer can hold M numbers side by side, in lanes of 64 bits. Multiplying it by one
-    small integer multiplies every lane, adding two of them adds every lane, and both run in C. So
-    row i of the product is the sum over k of (integer i, k) * (all of b's row k in lanes).
-
-    Rows and columns are first scaled so that their largest number becomes 2^23 - 1, and rounded: an
-    error below 1.2e-7 of (row maximum * column maximum * K), about that of float32.
-    """
-    inner = len(columns[0])
-    if inner > LONGEST_SUM:
-        half = inner // 2
-        halves = [lanes([r[s] for r in rows], [c[s] for c in columns])
-                  for s in (slice(half), slice(half, None))]  # fmt: skip
-        return [list(map(add, *lines)) for lines in zip(*halves)]
-    row_maxima = [max(map(abs, row), default=0.0) for row in rows]
-    column_maxima = [max(map(abs, column), default=0.0) for column in columns]
-    are_moderate = all(1e-150 < size < 1e150 for size in row_maxima + column_maxima if size)
-    if not (are_moderate and _are_finite(rows) and _are_finite(columns)):
-        return float64(rows, columns)  # a lane cannot hold these
-    largest = (1 << FACTOR_BITS) - 1
-    packed = _pack(columns, [largest / m if m else 0.0 for m in column_maxima])
-    units = [m / largest / largest for m in column_maxima]
-    product = []
-    for row, maximum in zip(rows, row_maxima):
-        scale = largest / maximum if maximum else 0.0
-        total = sum(map(mul, _rounded(row, scale), packed))
-        cut = memoryview(total.to_bytes(8 * len(columns), sys.byteorder, signed=True)).cast("q")
-        product.append([value * maximum * unit for value, unit in zip(_in_order(cut), units)])
-    return product
-
-
-def _are_finite(rows: Rows) -> bool:
-    """Whether the rows hold no NaN and no infinity, and do not add up to one."""
-    return math.isfinite(sum(map(sum, rows)))
-
-
-def _rounded(row: Sequence[float], scale: float) -> array[int]:
-    """Each number times the scale, as a whole number below 2^31."""
-    halves = array("i", array("d", [value * scale + ROUNDER for value in row]).tobytes())
-    return halves[::2] if sys.byteorder == "little" else halves[1::2]
-
-
-def _pack(columns: Rows, scales: Vector) -> list[int]:
-    """M columns of K numbers -> K big integers, each with one row's M numbers in its lanes."""
-    scaled = [[value * s + ROUNDER for value in c] for c, s in zip(columns, scales)]
-    rounder = int.from_bytes(array("Q", [ROUNDER_BITS]) * len(columns), sys.byteorder)
-    return [
-        int.from_bytes(array("d", row), sys.byteorder) - rounder for row in zip(*_in_order(scaled))
-    ]
-
-
-def _in_order(sequence: Any) -> Any:
-    """The lanes from the lowest bits up, which a big-endian machine keeps at the end."""
-    return sequence if sys.byteorder == "little" else sequence[::-1]
-
-
-# ---------------------------------------------------------------- which way
-
-HAS_SUMPROD = sys.version_info >= (3, 12)
-float64 = unrolled if PYPY else sumprod if HAS_SUMPROD else mapped
-
-WAYS: dict[str, Callable[[Rows, Rows], Matrix]] = {
-    "loops": loops,
-    "mapped": mapped,
-    "unrolled": unrolled,
-    "distances": distances,
-    "lanes": lanes,
-    "float64": float64,
-}
-if HAS_SUMPROD:
-    WAYS["sumprod"] = sumprod
-
-_way = "float64"
-
-
-def fastest(n: int, k: int, m: int) -> str:
-    """The way that `auto` takes for N x K times K x M on this Python.
-
-    The constants come from `benchmarks/products.py`, which measures every way at many shapes. They
-    are not measured at run time, so that equal runs give equal bits.
-    """
-    if PYPY:
-        return "unrolled"
-    if n * m >= 64 * (n + m):
-        return "lanes"  # packing pays for itself
-    if HAS_SUMPROD:
-        return "sumprod" if min(n, m) <= 8 else "distances"  # few rows to share a norm with
-    return "unrolled" if k * min(n, m) <= 32 else "distances"
-
-
-@contextmanager
-def use(way: str) -> Iterator[None]:
-    """Within it, every product goes this way: a name in WAYS, or `auto`. ValueError for another."""
-    global _way
-    if way != "auto" and way not in WAYS:
-        raise ValueError(f"{way!r} is no way to multiply here; these are: auto, {', '.join(WAYS)}")
-    before, _way = _way, way
-    try:
-        yield
-    finally:
-        _way = before
-
-
-def _in_use(n: int, k: int, m: int) -> Callable[[Rows, Rows], Matrix]:
-    """What multiplies N x K by K x M now."""
-    return WAYS[fastest(n, k, m) if _way == "auto" else _way]
-
-
-def _product(rows: Rows, columns: Rows) -> Matrix:
-    """Each row with each column, N x K and M x K -> N x M, in the way that is in use."""
-    if not rows or not columns:
-        return [[] for _ in rows]
-    return _in_use(len(rows), len(columns[0]), len(columns))(rows, columns)
-
-
-def _by_rows(rows: Rows, b: Rows) -> Matrix:
-    """The same from b as it is, N x K and K x M -> N x M."""
-    if not rows or not b or not b[0]:
-        return [[] for _ in rows]
-    way = _in_use(len(rows), len(b), len(b[0]))
-    return combined(rows, b) if way is unrolled else way(rows, transpose(b))
-
-
-def transpose(a: Rows) -> Rows:
-    """The columns of a as rows: N x M -> M x N."""
-    if PYPY and a:  # which takes 5 times as long for a tuple of floats
-        return [[row[j] for row in a] for j in range(len(a[0]))]
-    return list(zip(*a))
-
-
-def matmul(a: Matrix, b: Matrix) -> Matrix:
-    """a b: N x K and K x M -> N x M."""
-    return _by_rows(a, b)
-
-
-def matmul_bt(a: Matrix, b: Matrix) -> Matrix:
-    """a b^T, every row of a with every row of b: N x K and M x K -> N x M."""
-    return _product(a, b)
-
-
-def matmul_at(a: Matrix, b: Matrix) -> Matrix:
-    """a^T b, every column of a with every column of b: N x K and N x M -> K x M."""
-    return _by_rows(transpose(a), b)
+_way: Way = PlainLoops()  # the one that is used now
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
-    """The product of two rows of equal length."""
-    if HAS_SUMPROD:
-        return math.sumprod(a, b)  # type: ignore[attr-defined, no-any-return, unused-ignore]
-    return sum(map(mul, a, b), 0.0)
+    """The product of two vectors of equal length: a number."""
+    return _way.dot(a, b)
+
+
+def transpose(a: Rows) -> Any:
+    """The columns of a as rows: N x M -> M x N."""
+    return _way.transpose(a)
+
+
+def matmul(a: Rows, b: Rows) -> Matrix:
+    """a b: N x K and K x M -> N x M."""
+    return _way.matmul(a, b)
+
+
+def matmul_bt(a: Rows, b: Rows) -> Matrix:
+    """a b^T, every row of a with every row of b: N x K and M x K -> N x M."""
+    return _way.matmul_bt(a, b)
+
+
+def matmul_at(a: Rows, b: Rows) -> Matrix:
+    """a^T b, every column of a with every column of b: N x K and N x M -> K x M."""
+    return _way.matmul(_way.transpose(a), b)
+
+
+# Try it: `tiny-lm bench` shows what each way that is plugged in costs on your machine. Write one
+# more for `multiply_with`, say with the loops in another order, and train with it.
+
+# ---------------------------------------------------------------- where a faster way is plugged in
+
+
+class Way(Protocol):
+    """A way to multiply: what PlainLoops can do."""
+
+    def dot(self, a: Sequence[float], b: Sequence[float]) -> float: ...
+    def transpose(self, a: Rows) -> Any: ...
+    def matmul(self, a: Rows, b: Rows) -> Matrix: ...
+    def matmul_bt(self, a: Rows, b: Rows) -> Matrix: ...
+
+
+def plug_in(way: Way) -> Way:
+    """From now on, multiply in this way. Returns the one that was used before."""
+    global _way
+    before, _way = _way, way
+    return before
+
+
+@contextmanager
+def multiply_with(way: Way) -> Iterator[None]:
+    """Within it, every product goes this way."""
+    before = plug_in(way)
+    try:
+        yield
+    finally:
+        plug_in(before)

@@ -1,39 +1,98 @@
-"""What every rung promises, and the checks and first numbers that all of them share.
-
-The training loop, the sampler and the gradient check know a model only by this contract:
+"""CHAPTER 5. What every rung promises, and how its numbers begin.
 
     logits, cache = model.forward(contexts)        one row of logits for each prediction
     gradients = model.backward(dlogits, cache)     same names and shapes as model.parameters
+
+The training loop, the sampler and the gradient check know a model by this alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Any, Protocol, Union
+from typing import Any, NamedTuple, Union
 
 from tiny_llm.batches import Contexts
+from tiny_llm.layers import linear, linear_backward
 from tiny_llm.matmul import Matrix, Vector
 
 Tensor = Union[Vector, Matrix]
 Parameters = dict[str, Any]  # name -> Vector or Matrix
 
 
-class LanguageModel(Protocol):
-    """A rung of the ladder, seen from outside."""
+class Start(NamedTuple):
+    """The numbers that a parameter begins with: normally distributed, or all the same (std 0)."""
 
-    config: Any
-    parameters: Parameters
+    shape: tuple[int, ...]  # (length,) of a vector, (rows, columns) of a matrix
+    std: float = 0.0
+    mean: float = 0.0
 
-    @property
-    def targets_per_context(self) -> int:
-        """1: predicts the token behind each context. context_length: one behind every token."""
+
+def draw(layout: dict[str, Start], seed: int) -> Parameters:
+    """The first numbers of every parameter.
+
+    Matrices need chance: two units with the same weights would get the same slopes and stay copies
+    of each other for ever. Vectors, which are biases and gains, may begin equal.
+    """
+    rng = random.Random(seed)
+    parameters: Parameters = {}
+    for name, ((rows, *columns), std, mean) in layout.items():
+        if columns:
+            parameters[name] = [
+                [rng.gauss(mean, std) for _ in range(*columns)] for _ in range(rows)
+            ]
+        else:
+            parameters[name] = [mean] * rows
+    return parameters
+
+
+class LanguageModel:
+    """A rung of the ladder. `parameters` is plain data: whoever changes it has changed the model.
+
+    The numbers it begins with follow from `seed`.
+    """
+
+    predicts_every_token = False  # True: a row of logits behind every token, not only the last
+
+    def __init__(self, config: Any, seed: int = 0) -> None:
+        self.config = config
+        self.parameters = draw(self.layout(config), seed)
+
+    @staticmethod
+    def layout(config: Any) -> dict[str, Start]:
+        """The name, the shape and the beginning of every parameter."""
+        raise NotImplementedError
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, Any]:
-        """B lists of token ids -> (one row of V logits for each prediction, cache)."""
+        """B lists of token ids -> (one row of V logits for each prediction, cache).
+
+        All that `backward` needs is in the cache; nothing is kept on the model. Raises ValueError
+        for a context that the model cannot read.
+        """
+        raise NotImplementedError
 
     def backward(self, dlogits: Matrix, cache: Any) -> Parameters:
         """The slopes of the loss by every parameter, from its slopes by the logits."""
+        raise NotImplementedError
+
+    def attention(self, cache: Any) -> list[list[list[Matrix]]]:
+        """The weights of that forward, contexts x layers x heads x Q x K; [] without attention."""
+        return []
+
+    @property
+    def targets_per_context(self) -> int:
+        """How many targets a full context has: one, or one for each of its tokens."""
+        return int(self.config.context_length) if self.predicts_every_token else 1
+
+    def linear(self, name: str, x: Matrix) -> Matrix:
+        """x through the linear layer of this name."""
+        return linear(x, self.parameters[name + ".weight"], self.parameters[name + ".bias"])
+
+    def linear_backward(self, name: str, dy: Matrix, x: Matrix, g: Parameters) -> Matrix:
+        """dx of the linear layer of this name; the slopes of its parameters go into g."""
+        weight = self.parameters[name + ".weight"]
+        dx, g[name + ".weight"], g[name + ".bias"] = linear_backward(dy, x, weight)
+        return dx
 
 
 def check_sizes(config: Any) -> None:
@@ -50,31 +109,12 @@ def check_contexts(contexts: Contexts, config: Any) -> None:
         raise ValueError("a batch needs at least one context")
     for context in contexts:
         if not 1 <= len(context) <= config.context_length:
-            raise ValueError(
-                f"a context holds 1 to {config.context_length} tokens, not {len(context)}"
-            )
-        for token in context:
+            size = config.context_length
+            raise ValueError(f"a context holds 1 to {size} tokens, not {len(context)}")
+        for token in (min(context), max(context)):
             if not 0 <= token < config.vocab_size:
-                raise ValueError(
-                    f"token id {token} is outside the vocabulary of {config.vocab_size} tokens"
-                )
-
-
-def normal(rng: random.Random, rows: int, columns: int, std: float) -> Matrix:
-    """A rows x columns matrix of random numbers with mean 0 and standard deviation `std`.
-
-    Learning needs unequal beginnings: two units with the same weights would get the same slopes
-    and stay copies of each other for ever.
-    """
-    return [[rng.gauss(0.0, std) for _ in range(columns)] for _ in range(rows)]
-
-
-def shape(tensor: Tensor) -> tuple[int, ...]:
-    """(length,) of a vector, (rows, columns) of a matrix. Raises ValueError for uneven rows."""
-    widths = {len(row) for row in rows_of(tensor)}
-    if len(widths) != 1:
-        raise ValueError(f"a tensor has rows of one length, not of {sorted(widths)}")
-    return (len(tensor), *widths) if isinstance(tensor[0], list) else (len(tensor),)
+                size = config.vocab_size
+                raise ValueError(f"token id {token} is outside the vocabulary of {size} tokens")
 
 
 def rows_of(tensor: Tensor) -> Matrix:
@@ -83,27 +123,5 @@ def rows_of(tensor: Tensor) -> Matrix:
     return list(rows)
 
 
-def scaled(tensor: Tensor, factor: float) -> Tensor:
-    """The tensor times a number, in new lists."""
-    rows = [[factor * value for value in row] for row in rows_of(tensor)]
-    return rows if isinstance(tensor[0], list) else rows[0]
-
-
-def add_scaled(total: Parameters, tensors: Parameters, factor: float) -> None:
-    """total <- total + factor * tensors, in place, number by number: equal names and shapes."""
-    for name, tensor in tensors.items():
-        for row, addend in zip(rows_of(total[name]), rows_of(tensor)):
-            row[:] = [a + factor * b for a, b in zip(row, addend)]
-
-
-def replace_parameters(model: LanguageModel, parameters: Parameters) -> None:
-    """Give the model these parameters. Raises ValueError if their names or shapes are others."""
-    for name in sorted(model.parameters.keys() ^ parameters.keys()):
-        problem = "missing" if name in model.parameters else "not one of this model's"
-        raise ValueError(f"parameter {name} is {problem}")
-    for name, own in model.parameters.items():
-        if shape(own) != shape(parameters[name]):
-            raise ValueError(
-                f"parameter {name} has shape {shape(parameters[name])}, not {shape(own)}"
-            )
-    model.parameters.update(parameters)
+# Try it: draw all weights alike (`mean` in place of `rng.gauss(...)`). The loss of rung 1 hardly
+# falls: its hidden units stay copies of each other.

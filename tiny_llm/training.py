@@ -1,60 +1,33 @@
-"""The one training loop, for every rung.
+"""CHAPTER 8. The one training loop, for every rung.
 
     batch --forward--> logits --cross_entropy--> dlogits --backward--> gradients --update--> weights
 
 It knows no file and no screen: it yields what happened in each step, and whoever drives it prints,
-samples and saves, between one step and the next.
+samples and saves, between one step and the next. Nor does it know where gradients come from: it is
+given a function from the number of a step to the loss and its gradients.
 """
 
 from __future__ import annotations
 
-import gc
 import math
-import random
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Callable, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
 
-from tiny_llm.batches import Batches, Contexts, Corpus, Targets, examples_of
+from tiny_llm.batches import Batches, Contexts, Examples, Targets
 from tiny_llm.layers import cross_entropy
-from tiny_llm.matmul import PYPY, use
-from tiny_llm.model import LanguageModel, Parameters, add_scaled, scaled
+from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer, clip_by_global_norm, global_norm
 
+AT_ONCE = 1024  # predictions that `evaluate` makes in one forward, to bound its memory
 
-@dataclass(frozen=True)
-class Step:
+
+class Update(NamedTuple):
     """What one training step did."""
 
-    number: int  # steps done so far, this one included
+    step: int  # steps done so far, this one included
     loss: float  # of this step's batch before its update: mean, in nats per token
     learning_rate: float
-    tokens: int  # predictions learned from
     gradient_norm: float  # before clipping
-    train_loss: Optional[float]  # with a val_loss: the mean of `loss` since the one before it
-    val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
-    seconds: float = field(compare=False)  # forward, backward, update
-
-
-@dataclass
-class Recent:
-    """The losses of the steps since the last evaluation, added up; a resumed run goes on there."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, loss: float) -> None:
-        """One more step."""
-        self.total, self.count = self.total + loss, self.count + 1
-
-    def take(self) -> float:
-        """Their mean, and begin anew."""
-        mean = self.total / self.count
-        self.total, self.count = 0.0, 0
-        return mean
 
 
 class Diverged(ArithmeticError):
@@ -62,160 +35,68 @@ class Diverged(ArithmeticError):
 
 
 def loss_and_gradients(
-    model: LanguageModel, contexts: Contexts, targets: Targets, dropout_seed: Optional[str] = None
+    model: LanguageModel, contexts: Contexts, targets: Targets
 ) -> tuple[float, Parameters]:
     """The mean loss of a batch in nats per token, and its slopes by every parameter.
 
-    No slopes, {}, if the loss is not finite: they would mean nothing. With a `dropout_seed`, the
-    model drops what that seed says; only rung 3 does.
+    No slopes, {}, if the loss is not finite: they would mean nothing.
     """
-    dropout = {} if dropout_seed is None else {"dropout_rng": random.Random(dropout_seed)}
-    with _garbage_collector_paused():
-        logits, cache = model.forward(contexts, **dropout)
-        loss, dlogits = cross_entropy(logits, targets)
-        return loss, model.backward(dlogits, cache) if math.isfinite(loss) else {}
-
-
-@contextmanager
-def _garbage_collector_paused() -> Iterator[None]:
-    """Keep CPython from searching the lists of a step for circles, which they cannot have.
-
-    The search takes 6% of a large step. (PyPy's collector is another, and the only one it has.)
-    """
-    pause = gc.isenabled() and not PYPY
-    if pause:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if pause:
-            gc.enable()
-
-
-GradientsOf = Callable[[Contexts, Targets, Optional[str]], tuple[float, Parameters]]
-
-
-def accumulated(
-    gradients_of: GradientsOf,
-    parts: Sequence[tuple[Contexts, Targets]],
-    dropout_seed: Optional[str] = None,
-) -> tuple[float, Parameters]:
-    """The mean loss and its slopes of several batches, as if they were one, in the memory of one.
-
-    Both are means over predictions, so each batch counts by how many it makes.
-    """
-    if len(parts) == 1:
-        return gradients_of(*parts[0], dropout_seed)
-    loss, total = 0.0, {}
-    predictions = sum(len(targets) for _, targets in parts)
-    for number, (contexts, targets) in enumerate(parts):
-        seed = None if dropout_seed is None else f"{dropout_seed}, part {number}"
-        part_loss, gradients = gradients_of(contexts, targets, seed)
-        weight = len(targets) / predictions
-        loss += weight * part_loss
-        if not math.isfinite(loss):
-            return loss, {}
-        if number == 0:
-            total = {name: scaled(tensor, weight) for name, tensor in gradients.items()}
-        else:
-            add_scaled(total, gradients, weight)
-    return loss, total
+    logits, cache = model.forward(contexts)
+    loss, dlogits = cross_entropy(logits, targets)
+    return loss, model.backward(dlogits, cache) if math.isfinite(loss) else {}
 
 
 def train(
     model: LanguageModel,
     optimizer: Optimizer,
-    batches: Batches,
-    val_ids: Corpus,
+    gradients_at: Callable[[int], tuple[float, Parameters]],
     steps: int,
-    learning_rate: Callable[[int], float],  # the schedule: step -> learning rate
-    eval_every: int,
+    learning_rate: Callable[[int], float],
     start: int = 0,
-    gradient_accumulation_steps: int = 1,  # batches in a step
-    grad_clip: float = 0.0,  # the largest global norm of a gradient; 0: any
-    dropout_seed: Optional[int] = None,  # lets a model with dropout drop
-    matmul: str = "float64",  # the way to multiply: `tiny_llm.matmul.use`
-    gradients_of: Optional[GradientsOf] = None,  # instead of `loss_and_gradients` of this model
-    recent: Optional[Recent] = None,  # of the steps before `start`; kept up to date
-) -> Iterator[Step]:
-    """Train in place from step `start` to `steps`, yielding each Step once it is done.
+    grad_clip: float = 0.0,
+) -> Iterator[Update]:
+    """Train in place from step `start` to `steps`, yielding each Update once it is done.
 
-    Raises Diverged when the loss of a step, or its gradient, is not finite; the update of the step
-    before was then the harmful one.
+    gradients_at: step, from 0 -> the loss of that step's batch and its gradients; see `on_batches`.
+    learning_rate: the schedule, step -> rate. grad_clip: the largest global norm; 0: any.
+    Raises Diverged when a loss or a gradient is not finite; the update before it did the harm.
     """
-    gradients_of = gradients_of or partial(loss_and_gradients, model)
-    count = gradient_accumulation_steps
-    recent = recent or Recent()
     for step in range(start, steps):
-        began = time.perf_counter()
-        parts = [batches.batch(step * count + part) for part in range(count)]
-        seed = None if dropout_seed is None else f"dropout of step {step} of seed {dropout_seed}"
-        with use(matmul):
-            loss, gradients = accumulated(gradients_of, parts, seed)
+        loss, gradients = gradients_at(step)
         norm = global_norm(gradients)
-        _check_finite(step + 1, loss, norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss of step {step + 1} is {loss}"
+            if math.isfinite(loss):
+                what = f"gradient of step {step + 1} has a length of {norm}"
+            raise Diverged(f"the {what}")
         if grad_clip:
             clip_by_global_norm(gradients, norm, grad_clip)
         optimizer.learning_rate = learning_rate(step)
         optimizer.update(model.parameters, gradients)
-        seconds = time.perf_counter() - began
-
-        recent.add(loss)
-        train_loss = val_loss = None
-        if (step + 1) % eval_every == 0 or step + 1 == steps:
-            train_loss, val_loss = recent.take(), evaluate(model, val_ids)
-        tokens = sum(len(targets) for _, targets in parts)
-        rate = optimizer.learning_rate
-        yield Step(step + 1, loss, rate, tokens, norm, train_loss, val_loss, seconds)
+        yield Update(step + 1, loss, optimizer.learning_rate, norm)
 
 
-def _check_finite(number: int, loss: float, norm: float) -> None:
-    """Raises Diverged unless both are finite."""
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss of step {number} is {loss}")
-    if not math.isfinite(norm):
-        raise Diverged(f"the gradient of step {number} has a length of {norm}")
+def on_batches(model: LanguageModel, batches: Batches) -> Callable[[int], tuple[float, Parameters]]:
+    """The plainest `gradients_at`: step i trains on batch i."""
+    return lambda step: loss_and_gradients(model, *batches.batch(step))
 
 
-class Evaluation(NamedTuple):
-    """The two losses side by side, in nats per token, after so many steps."""
+def evaluate(model: LanguageModel, examples: Examples) -> float:
+    """The mean loss on the examples in nats per token: each target is predicted once.
 
-    step: int
-    train_loss: float
-    val_loss: float
-
-
-def memorizes(history: Sequence[Evaluation]) -> bool:
-    """Whether the two losses have parted: the model learns its text by heart, and nothing else.
-
-    So it is when the best validation loss lies two evaluations or more behind, the newest is 2%
-    above it or more, and the training loss has gone on falling all the same.
+    Raises ValueError if there are none.
     """
-    best = min(history, key=lambda evaluation: evaluation.val_loss)
-    newest = history[-1]
-    return (
-        len(history) - 1 - history.index(best) >= 2
-        and newest.val_loss >= 1.02 * best.val_loss
-        and newest.train_loss < best.train_loss
-    )
-
-
-def evaluate(model: LanguageModel, ids: Corpus, batch_tokens: int = 1024) -> float:
-    """The mean loss on `ids` in nats per token: each token but the first is predicted once.
-
-    Rung 3 sees windows that do not overlap, so it has less context near the start of each. Of
-    lines, each is seen on its own. About `batch_tokens` predictions are made at a time, to bound
-    the memory. Raises ValueError for fewer than two ids.
-    """
-    examples = examples_of(ids, model.config.context_length, model.targets_per_context)
-    if len(examples.ids) < 2:
-        raise ValueError(
-            f"a loss needs 2 tokens or more (one to see, one to predict), not {len(examples.ids)}"
-        )
-    at_once = max(1, batch_tokens // model.targets_per_context)
-    total = 0.0
+    if len(examples) == 0:
+        raise ValueError("a loss needs 2 tokens or more: one to see, one to predict")
+    at_once = max(1, AT_ONCE // model.targets_per_context)
+    total, count = 0.0, 0
     for first in range(0, len(examples), at_once):
         contexts, targets = examples.take(range(first, min(first + at_once, len(examples))))
         logits, _ = model.forward(contexts)
         total += cross_entropy(logits, targets)[0] * len(targets)
-    return total / (len(examples.ids) - 1)
+        count += len(targets)
+    return total / count
+
+
+# Try it: yield before the update instead of after it. Nothing is learned from the last batch, and
+# all else is the same: the loop is a circle, and a step may be cut anywhere.

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.svg:
         check_svg(args.svg)
     current = open_checkpoint(args)
-    if not hasattr(current.model, "attention"):
+    if current.rung == "mlp":
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     prompt = prompt_of(current, args)
     ids = current.tokenizer.encode(prompt)

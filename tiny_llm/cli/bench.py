@@ -71,7 +71,7 @@ def shape_text(times: ProductTimes) -> str:
 
 def products_table(products: list[ProductTimes], style: Style) -> list[str]:
     """Nanoseconds for one multiply-add, a line for each shape, a column for each way."""
-    names = bench.ways()
+    names = products.WAYS
     lines = wrap(
         "Bare products, N x K times K x M: nanoseconds for one multiply-add. "
         "* is the way that auto takes there, - was left out because it would take too long.",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 
-from tiny_llm.batches import Corpus, beginning, running
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.material import Material, Source, known_material, read_source, whole
 from tiny_llm.cli.runs import Run
+from tiny_llm.text.corpus import Corpus
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
 
@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     vocab_size = current.tokenizer.vocab_size
     print(f"{'':<32}{material.unit + 's':>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
     if source.sha256 == current.options.text_sha256:
-        train = beginning(material.train, len(running(material.val)) - 1)
-        all_of_it = len(running(train)) == len(running(material.train))
+        train = material.train.beginning(len(material.val.ids) - 1)
+        all_of_it = len(train.ids) == len(material.train.ids)
         _print_part(f"training part{'' if all_of_it else ', its beginning'}", train, current)
         _print_part("validation part", material.val, current)
-        pairs = bigram_loss(material.train, material.val, vocab_size)
+        pairs = bigram_loss(material.train.ids, material.val.ids, vocab_size)
         _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
     else:
         name = f"{material.name}{', validation part' if source.file else ''}"
@@ -64,13 +64,16 @@ def _material(current: Run, source: Source) -> Material:
 
 def _ratio(part: Corpus, current: Run) -> float:
     """Tokens predicted for one character of the part."""
-    ids = running(part)[1:]  # the first is not predicted
+    ids = part.ids[1:]  # the first is not predicted
     return len(ids) / max(1, len(current.tokenizer.decode(ids)))
 
 
 def _print_part(name: str, part: Corpus, current: Run) -> None:
-    loss = evaluate(current.model, part)
-    _print_row(name, f"{len(running(part)):,}", loss, _ratio(part, current))
+    loss = evaluate(
+        current.model,
+        part.examples(current.model.config.context_length, current.model.predicts_every_token),
+    )
+    _print_row(name, f"{len(part.ids):,}", loss, _ratio(part, current))
 
 
 def _print_row(name: str, count: str, loss: float, tokens_per_character: float) -> None:

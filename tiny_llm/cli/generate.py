@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         current.tokenizer.encode(args.stop or "")
     except ValueError as error:
         raise UserError(f"--stop can never come: {error}") from None
-    if args.show_attention and not hasattr(current.model, "attention"):
+    if args.show_attention and current.rung == "mlp":
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     print_sample(current, args, args.seed or 0)
     return 0

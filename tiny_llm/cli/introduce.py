@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from tiny_llm.batches import beginning, running
 from tiny_llm.cli.material import Material
 from tiny_llm.cli.runs import Run
 from tiny_llm.cli.setup import VAL_TOKENS, batches_of
@@ -20,8 +19,8 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     sizes = ", ".join(f"{name} {value}" for name, value in config.items())
     options, unit = current.options, material.unit
     learned, held_out = material.sizes
-    val = beginning(material.val, VAL_TOKENS)
-    counted = len(running(val)) - 1
+    val = material.val.beginning(VAL_TOKENS)
+    counted = len(val.ids) - 1
     some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
     which = f"the last {held_out:,}"
     if material.lines:
@@ -39,7 +38,8 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     progress.fact(
         "yardstick:",
         f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
-        f"counting pairs {bigram_loss(material.train, val, vocab_size):.3f} (on the held-out text)",
+        f"counting pairs {bigram_loss(material.train.ids, val.ids, vocab_size):.3f} "
+        f"(on the held-out text)",
     )
     if current.step:
         progress.fact("resumed:", f"at step {current.step}")

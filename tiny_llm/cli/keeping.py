@@ -13,7 +13,8 @@ from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.files import RunFiles
 from tiny_llm.cli.metrics import Metrics, read_metrics
 from tiny_llm.cli.runs import Run, save_run
-from tiny_llm.training import Diverged, Evaluation, Step, memorizes
+from tiny_llm.run.steps import Evaluation, Step, memorizes
+from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple, Optional
 
-from tiny_llm.batches import Corpus, Lines, running, split, split_lines
+from tiny_llm.batches import split
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.rungs import flag
 from tiny_llm.cli.texts import Text, read_text
 from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer, tokenizer_from
 from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
 from tiny_llm.text.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
@@ -39,12 +40,12 @@ class Material(NamedTuple):
     @property
     def unit(self) -> str:
         """What a token is called."""
-        return "character" if self.tokenizer.kind == "char" else "token"
+        return self.tokenizer.unit
 
     @property
     def sizes(self) -> tuple[int, int]:
         """The tokens of the two parts."""
-        return len(running(self.train)), len(running(self.val))
+        return len(self.train.ids), len(self.val.ids)
 
 
 class Source(NamedTuple):
@@ -111,15 +112,17 @@ def known_material(
     train: Corpus
     val: Corpus
     if source.file:
-        train, val = source.file.train, source.file.val
-        val_fraction = len(val) / (len(train) + len(val))
+        train, val = RunningText(source.file.train), RunningText(source.file.val)
+        val_fraction = len(val.ids) / (len(train.ids) + len(val.ids))
     elif source.text and lines:
         separator = tokenizer.encode("\n")[0]
         parts = split_lines(source.text.content.split("\n"), val_fraction)
         train, val = (Lines(map(tokenizer.encode, part), separator) for part in parts)
     else:
         assert source.text
-        train, val = map(tokenizer.encode, split(source.text.content, val_fraction))
+        train, val = (
+            RunningText(tokenizer.encode(part)) for part in split(source.text.content, val_fraction)
+        )
     return Material(source.name, tokenizer, train, val, val_fraction, lines, source.sha256)
 
 
@@ -132,12 +135,14 @@ def whole(source: Source, tokenizer: Tokenizer, lines: bool) -> Material:
     if source.file:
         if source.file.tokenizer != tokenizer.state():
             raise ValueError(f"{source.name} holds tokens of another tokenizer")
-        val = source.file.val  # its training part may be what the model has learned from
+        val = RunningText(
+            source.file.val
+        )  # its training part may be what the model has learned from
     else:
         assert source.text
         text = source.text.content
         if lines:
             val = Lines(map(tokenizer.encode, text.split("\n")), tokenizer.encode("\n")[0])
         else:
-            val = tokenizer.encode(text)
-    return Material(source.name, tokenizer, [], val, 0.0, lines, source.sha256)
+            val = RunningText(tokenizer.encode(text))
+    return Material(source.name, tokenizer, RunningText([]), val, 0.0, lines, source.sha256)

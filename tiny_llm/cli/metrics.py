@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_llm.files import checkpoint
-from tiny_llm.training import Step
+from tiny_llm.run.steps import Step
 
 
 class Metrics:

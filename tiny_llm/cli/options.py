@@ -11,7 +11,7 @@ from typing import Any, Callable, NoReturn, Optional
 
 from tiny_llm.cli.errors import UsageError
 from tiny_llm.cli.rungs import OPTIMIZERS, SCHEDULES
-from tiny_llm.matmul import WAYS
+from tiny_llm.fast.products import WAYS
 
 DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
@@ -241,7 +241,7 @@ def add_matmul(parser: argparse.ArgumentParser, default: str) -> None:
     """--matmul."""
     parser.add_argument(
         "--matmul",
-        choices=("auto", *WAYS),
+        choices=("auto", "float64", *WAYS),
         help=f"the way to multiply matrices, also set by {MATMUL_VARIABLE} ({default})",
     )
 
@@ -249,10 +249,10 @@ def add_matmul(parser: argparse.ArgumentParser, default: str) -> None:
 def chosen_matmul(given: Optional[str], default: str) -> str:
     """The way that the flag names, else the environment, else the command's default."""
     way = given or os.environ.get(MATMUL_VARIABLE) or default
-    if way != "auto" and way not in WAYS:
+    if way not in ("auto", "float64", *WAYS):
         raise UsageError(
             f"{MATMUL_VARIABLE} is {way!r}, which is no way to multiply here; "
-            f"these are auto, {', '.join(WAYS)}"
+            f"these are auto, float64, {', '.join(WAYS)}"
         )
     return way
 

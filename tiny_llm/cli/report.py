@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from tiny_llm.batches import Lines, beginning, running
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.files import run_files
@@ -27,6 +26,7 @@ from tiny_llm.cli.runs import Run, newest_checkpoint
 from tiny_llm.cli.sample import prompt_of
 from tiny_llm.cli.setup import VAL_TOKENS
 from tiny_llm.files import checkpoint
+from tiny_llm.text.corpus import Lines
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.report.facts import (
     Curves,
@@ -142,7 +142,7 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
         passage_note=passage.what,
         reading=read_passage(model, tokenizer, passage.ids, passage.separator),
         embeddings=embedding_map(
-            model, tokenizer, Counter(running(material.train)) if material else None
+            model, tokenizer, Counter(material.train.ids) if material else None
         ),
         parts=parameter_parts(model.parameters),
     )
@@ -216,9 +216,9 @@ def _passage(
         what = "The prompt." if len(ids) <= length else f"The last {length} {unit}s of the prompt."
         return _Passage(what, ids[-length:], None)
     if material:
-        val = beginning(material.val, length - 1)
+        val = material.val.beginning(length - 1)
         what = f"The beginning of the part of {material.name} that the model was not trained on."
-        return _Passage(what, list(running(val)), val.ids[0] if isinstance(val, Lines) else None)
+        return _Passage(what, list(val.ids), val.ids[0] if isinstance(val, Lines) else None)
     what = (
         f"What the model wrote at temperature {TEMPERATURES[OWN]:g}, which surprises it less than "
         f"the text of others. (--data with the text of its training shows held-out text, and "
@@ -316,8 +316,8 @@ def _counting_pairs(current: Run, material: Optional[Material]) -> Optional[floa
     """The second yardstick, as training showed it."""
     if not material:
         return None
-    val = beginning(material.val, VAL_TOKENS)
-    return bigram_loss(material.train, val, current.tokenizer.vocab_size)
+    val = material.val.beginning(VAL_TOKENS)
+    return bigram_loss(material.train.ids, val.ids, current.tokenizer.vocab_size)
 
 
 def _yardsticks(current: Run, pairs: Optional[float]) -> list[Yardstick]:

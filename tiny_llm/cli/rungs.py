@@ -52,6 +52,8 @@ def build_config(rung: str, vocab_size: int, args: argparse.Namespace, **default
     """
     own = _sizes(RUNGS[rung])
     every = {name for other in RUNGS.values() for name in _sizes(other)}
+    if rung != "modern" and getattr(args, "dropout", None):
+        raise UsageError(f"--dropout is only there for --model modern, not for {rung}")
     given = {name: getattr(args, name) for name in every if getattr(args, name) is not None}
     for name in sorted(given.keys() - set(own)):
         raise UsageError(

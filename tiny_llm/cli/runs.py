@@ -11,12 +11,13 @@ from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
 from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
 from tiny_llm.cli.tokenizers import tokenizer_from
+from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
-from tiny_llm.model import LanguageModel, Parameters, replace_parameters, shape
+from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer
+from tiny_llm.run.steps import RecentLosses
 from tiny_llm.tokenizer import Tokenizer
-from tiny_llm.training import Recent
 
 RUNS = Path("runs")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
@@ -35,6 +36,7 @@ class Options:
     beta1: float
     beta2: float
     grad_clip: float
+    dropout: float
     batch_size: int
     gradient_accumulation_steps: int
     steps: int
@@ -81,7 +83,7 @@ class Run:
     options: Options
     step: int = 0  # steps done
     best: Optional[Best] = None
-    recent: Recent = field(default_factory=Recent)
+    recent: RecentLosses = field(default_factory=RecentLosses)
 
     @property
     def is_best(self) -> bool:
@@ -131,12 +133,14 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
         raise ValueError(f"its format is {metadata['format']!r}")
     rung = RUNGS[metadata["model"]]
     tokenizer = tokenizer_from(metadata["tokenizer"])
-    model = rung.model(_record(rung.config, metadata["config"]))
+    config, training = dict(metadata["config"]), dict(metadata["training"])
+    training.setdefault("dropout", config.pop("dropout", 0.0))  # where it was until 0.1
+    model = rung.model(_record(rung.config, config))
     if model.config.vocab_size != tokenizer.vocab_size:
         raise ValueError("its alphabet and its vocabulary differ in size")
     parameters = {k: v for k, v in tensors.items() if not k.startswith(MOMENT)}
     replace_parameters(model, parameters)
-    options = _record(Options, metadata["training"])
+    options = _record(Options, training)
     step, best = metadata["step"], metadata["best"]
     if type(step) is not int or not 0 <= step <= options.steps:
         raise ValueError(f"it is at step {step!r} of {options.steps}")
@@ -145,7 +149,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
     optimizer.state = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
     _check_moments(optimizer, parameters)
     best = None if best is None else _record(Best, best)
-    recent = _record(Recent, metadata["recent"])
+    recent = _record(RecentLosses, metadata["recent"])
     return Run(metadata["model"], model, tokenizer, optimizer, options, step, best, recent)
 
 
@@ -179,3 +183,16 @@ def newest_checkpoint() -> Path:
             f"or name one with --checkpoint"
         )
     return found[-1]
+
+
+def replace_parameters(model: LanguageModel, parameters: Parameters) -> None:
+    """Give the model these parameters. Raises ValueError if their names or shapes are others."""
+    for name in sorted(model.parameters.keys() ^ parameters.keys()):
+        problem = "missing" if name in model.parameters else "not one of this model's"
+        raise ValueError(f"parameter {name} is {problem}")
+    for name, own in model.parameters.items():
+        if shape(own) != shape(parameters[name]):
+            raise ValueError(
+                f"parameter {name} has shape {shape(parameters[name])}, not {shape(own)}"
+            )
+    model.parameters.update(parameters)

@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 from tiny_llm.cli.runs import Run
 from tiny_llm.cli.texts import choose_prompt
+from tiny_llm.fast.writer import Writer
 from tiny_llm.matmul import Matrix
-from tiny_llm.sampling import TextStream, generate_batch
+from tiny_llm.sampling import Sampling
+from tiny_llm.text.stream import TextStream
 from tiny_llm.view.attention_map import attention_report
 from tiny_llm.view.terminal import style_for
 
@@ -39,7 +41,7 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
     """
     prompt = prompt_of(run, args)
     ids = run.tokenizer.encode(prompt)
-    unit = "characters" if run.tokenizer.kind == "char" else "tokens"
+    unit = run.tokenizer.unit + "s"
     several = f"{args.num_samples} samples, " if args.num_samples > 1 else ""
     _heading(
         args,
@@ -83,25 +85,18 @@ def _batch(
     streams = [TextStream(run.tokenizer.token_bytes, args.stop or "") for _ in rngs]
     for sample in range(len(rngs)):
         yield Piece(sample, prompt, False)
-    ended: set[int] = set()
-    for tokens in generate_batch(
-        run.model,
-        ids,
-        args.max_new_tokens,
-        rngs,
-        args.temperature,
-        args.top_k,
-        args.top_p,
-        args.kv_cache,
-        ended,
-        run.tokenizer.encode("\n")[0] if run.options.lines else None,
-    ):
-        for sample, token in tokens.items():
+    separator = run.tokenizer.encode("\n")[0] if run.options.lines else None
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    writer = Writer(run.model, ids, rngs, sampling, args.kv_cache, separator)
+    for _ in range(args.max_new_tokens):
+        if not writer.windows:
+            break
+        for sample, token in writer.step().items():
             text = streams[sample].add(token)
             if streams[sample].stopped:
-                ended.add(sample)
-            yield Piece(sample, text, sample in ended)
-    for sample in set(range(len(rngs))) - ended:
+                writer.end(sample)
+            yield Piece(sample, text, streams[sample].stopped)
+    for sample in list(writer.windows):
         yield Piece(sample, streams[sample].end(), True)
 
 
@@ -138,5 +133,5 @@ def attention_of(run: Run, ids: list[int]) -> tuple[list[list[Matrix]], list[str
     """Layers x heads x Q x K on the end of these tokens that fits in the context; the K tokens."""
     context = ids[-run.model.config.context_length :]
     _, cache = run.model.forward([context])
-    weights = run.model.attention(cache)[0]  # type: ignore[attr-defined]
+    weights = run.model.attention(cache)[0]
     return weights, [run.tokenizer.decode([token]) for token in context]

@@ -7,15 +7,18 @@ import dataclasses
 from collections.abc import Generator
 from typing import Any, Callable
 
-from tiny_llm.batches import Batches, beginning
+from tiny_llm.batches import Batches
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.material import Material, Source, known_material, new_material
 from tiny_llm.cli.options import chosen_matmul
 from tiny_llm.cli.rungs import RUNGS, Rung, build_config, build_optimizer, flag
 from tiny_llm.cli.runs import Best, Options, Run, load_run
-from tiny_llm.fast.workers import Workers, default_count
+from tiny_llm.fast.workers import default_count
 from tiny_llm.optimizers import cosine_schedule
-from tiny_llm.training import Step, train
+from tiny_llm.run.gradients import Gradients
+from tiny_llm.run.steps import Step
+from tiny_llm.run.steps import steps_of as all_steps_of
+from tiny_llm.text.orders import Shuffled
 
 VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless --eval-every says otherwise
@@ -58,6 +61,7 @@ def _options(args: argparse.Namespace, rung: Rung, material: Material, model: An
         beta1=given("beta1", 0.9),
         beta2=given("beta2", 0.99),
         grad_clip=given("grad_clip", 0.0),
+        dropout=given("dropout", 0.0),
         batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         steps=steps,
@@ -78,8 +82,15 @@ def batches_of(run: Run, material: Material) -> Batches:
 
 
 def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
-    length, targets = model.config.context_length, model.targets_per_context
-    return Batches(material.train, length, targets, batch_size, seed)
+    length, tokens = model.config.context_length, len(material.train.ids)
+    if tokens <= length and not material.lines:
+        raise ValueError(
+            f"the training part has {tokens} tokens, too few for a context of {length} and the "
+            f"token that follows it; use a longer text or a context length of at most "
+            f"{max(1, tokens - 1)}"
+        )
+    examples = material.train.examples(length, model.predicts_every_token)
+    return Batches(examples, batch_size, seed, Shuffled)
 
 
 def resume(args: argparse.Namespace, source: Source) -> tuple[Run, Material]:
@@ -147,24 +158,28 @@ def steps_of(current: Run, material: Material) -> Generator[Step, None, None]:
     workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
     """
     options = current.options
-    with Workers(current.model, options.workers, options.matmul) as workers:
-        steps = train(
-            current.model,
+    model = current.model
+    held_out = material.val.beginning(VAL_TOKENS)
+    with Gradients(
+        model,
+        batches_of(current, material),
+        options.gradient_accumulation_steps,
+        options.dropout,
+        options.workers,
+        options.matmul,
+    ) as gradients:
+        for step in all_steps_of(
+            model,
             current.optimizer,
-            batches_of(current, material),
-            beginning(material.val, VAL_TOKENS),
+            gradients,
+            held_out.examples(model.config.context_length, model.predicts_every_token),
             options.steps,
             schedule_of(options),
             options.eval_every,
-            start=current.step,
-            gradient_accumulation_steps=options.gradient_accumulation_steps,
-            grad_clip=options.grad_clip,
-            dropout_seed=options.seed if getattr(current.model.config, "dropout", 0) else None,
-            matmul=options.matmul,
-            gradients_of=workers.gradients,
-            recent=current.recent,
-        )
-        for step in steps:
+            current.step,
+            options.grad_clip,
+            current.recent,
+        ):
             _take_note(current, step)
             yield step
 

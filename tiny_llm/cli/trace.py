@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tiny_llm.batches import running
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError
 from tiny_llm.cli.generate import open_checkpoint
@@ -19,7 +18,7 @@ from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
 from tiny_llm.cli.setup import schedule_of
 from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.model import LanguageModel
-from tiny_llm.sampling import generate
+from tiny_llm.sampling import Sampling, generate
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.svg import terminal_svg
 from tiny_llm.view.terminal import Style, style_for
@@ -101,7 +100,7 @@ def _new(args: argparse.Namespace) -> _Start:
     config = build_config(name, tokenizer.vocab_size, args)
     prompt = choose_prompt(args.prompt, tokenizer, material.lines)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
-        prompt = tokenizer.decode(running(material.train)[: config.context_length + 1])
+        prompt = tokenizer.decode(material.train.ids[: config.context_length + 1])
     optimizer = OPTIMIZERS[args.optimizer or rung.optimizer]
     rate = args.learning_rate or rung.learning_rate
     return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer(rate), prompt, 0.0)
@@ -129,7 +128,7 @@ def _continued(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:
     """What the model itself would write most likely, until the context is full or a line ends."""
     ids = tokenizer.encode(prompt)
     rng = random.Random(0)  # not drawn from at temperature 0
-    for token in generate(model, ids, model.config.context_length, rng, temperature=0):
+    for token in generate(model, ids, model.config.context_length, rng, Sampling(temperature=0)):
         ids.append(token)
         if token == ids[0]:
             break

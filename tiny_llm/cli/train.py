@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_before_training(current: Run, args: argparse.Namespace) -> None:
     """What would fail behind the training is refused before it."""
-    if args.show_attention and not hasattr(current.model, "attention"):
+    if args.show_attention and current.rung == "mlp":
         raise UsageError(
             f"--model {current.rung} has no attention to show; use --model attention or modern"
         )

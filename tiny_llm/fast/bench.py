@@ -6,7 +6,7 @@
 A training step is mostly products, so no step can be faster than its multiply-adds in the fastest
 bare product. How near it comes to that is what the rest of the code costs (the idea of a roofline:
 Williams, Waterman and Patterson, 2009). Nothing here decides anything: which way `auto` takes is
-written down in `matmul.fastest`.
+written down in `products.fastest`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
-from tiny_llm import matmul
+from tiny_llm.fast import products
 from tiny_llm.matmul import Matrix, Rows
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.optimizers import AdamW
@@ -69,7 +69,7 @@ class Effort(NamedTuple):
         inner loops long ones stay four times as slow.
         """
         shapes = [ATTENTION_PRODUCT, *(size.main_product for size in self.sizes)]
-        return sorted(shapes, key=lambda shape: multiply_adds([shape]), reverse=matmul.PYPY)
+        return sorted(shapes, key=lambda shape: multiply_adds([shape]), reverse=products.PYPY)
 
 
 FULL = Effort(SIZES, seconds=0.6, longest=2.0, step_seconds=4.0)
@@ -117,11 +117,6 @@ class StepTime(NamedTuple):
         return self.bare_seconds / self.seconds
 
 
-def ways() -> list[str]:
-    """The names of the ways to multiply, each once: `float64` is one of the others."""
-    return [name for name in matmul.WAYS if name != "float64"]
-
-
 def best_seconds(action: Callable[[], object], seconds: float, least: int = 1) -> float:
     """The shortest of many runs, in seconds: `least` runs, and more until `seconds` have passed.
 
@@ -151,16 +146,16 @@ def time_products(
         rows = _random_matrix(rng, n, k)
         columns = _random_matrix(rng, m, k)
         times = {}
-        for way in ways():
+        for way in products.WAYS:
             if speeds.get(way, 0.0) * n * k * m <= longest:
                 times[way] = _time_product(way, rows, columns, seconds)
                 speeds[way] = times[way] / (n * k * m)
-        yield ProductTimes(shape, times, _name(matmul.fastest(*shape)))
+        yield ProductTimes(shape, times, products.fastest(*shape))
 
 
 def _time_product(way: str, rows: Matrix, columns: Matrix, seconds: float) -> float:
-    product = matmul.WAYS[way]
-    if matmul.PYPY:
+    product = products.WAYS[way]
+    if products.PYPY:
         best_seconds(lambda: product(rows, columns), seconds, least=2)
     return best_seconds(lambda: product(rows, columns), seconds)
 
@@ -169,17 +164,12 @@ def _random_matrix(rng: random.Random, rows: int, columns: int) -> Matrix:
     return [[rng.gauss(0.0, 1.0) for _ in range(columns)] for _ in range(rows)]
 
 
-def _name(way: str) -> str:
-    """The name in `ways()` of a way."""
-    return next(name for name in ways() if matmul.WAYS[name] is matmul.WAYS[way])
-
-
 def time_step(size: Size, product: ProductTimes, seconds: float) -> StepTime:
     """A training step of this size as `tiny-lm train` does it, for about `seconds`.
 
     It is held against as many multiply-adds in the fastest way of `product`.
     """
-    least = 3 if matmul.PYPY else 1
+    least = 3 if products.PYPY else 1
     shortest = best_seconds(training_step(size), seconds, least)
     count = multiply_adds(step_products(size).elements())
     bare = product.nanoseconds(product.best) * 1e-9 * count
@@ -193,7 +183,7 @@ def training_step(size: Size, way: str = "auto", seed: int = 0) -> Callable[[], 
     contexts, targets = random_batch(size, seed)
 
     def step() -> float:
-        with matmul.use(way):
+        with products.use(way):
             loss, gradients = loss_and_gradients(model, contexts, targets)
         optimizer.update(model.parameters, gradients)
         return loss
@@ -225,11 +215,11 @@ def _counted() -> Iterator[Counter[Shape]]:
         shapes[len(rows), len(columns[0]), len(columns)] += 1
         return [[0.0] * len(columns) for _ in rows]
 
-    matmul.WAYS["counted"] = counted
+    products.WAYS["counted"] = counted
     try:
         yield shapes
     finally:
-        del matmul.WAYS["counted"]
+        del products.WAYS["counted"]
 
 
 def multiply_adds(shapes: Iterable[Shape]) -> int:

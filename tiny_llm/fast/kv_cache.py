@@ -15,56 +15,132 @@ alone, so nothing that a position computes depends on what comes after. Hence th
 
 They hold as long as every token keeps its position. Rung 3 learned a vector for each position, so
 when its window is full and goes on from its last half, all is forgotten and the half read anew.
-
-Nothing here is changed in place: a longer past is new lists around the same rows. So several texts
-can begin with the same past. Ott et al. (2019, fairseq) call this incremental decoding.
+Ott et al. (2019, fairseq) call this incremental decoding. Serves chapters 9 and 12.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from itertools import accumulate
+from typing import Any, NamedTuple
 
-from tiny_llm.batches import Contexts
-from tiny_llm.layers import KeysValues
-from tiny_llm.matmul import Matrix
-
-Past = list[list[KeysValues]]  # layers x heads: what one sequence leaves behind; empty at its start
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """A model that can go on from what it has read (rung 3)."""
-
-    def forward(
-        self, contexts: Contexts, dropout_rng: Any = None, past: Any = None
-    ) -> tuple[Matrix, Any]:
-        """B contexts, B pasts -> a row of logits for each token of the contexts, cache."""
-
-    def past(self, cache: Any) -> list[Past]:
-        """For each context of that forward, the past that its next token goes on from."""
+from tiny_llm import layers
+from tiny_llm.layers import AttentionCache
+from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.model import LanguageModel
+from tiny_llm.modern_block import ModernLanguageModel
 
 
-def seen(past: Past) -> int:
-    """The number of tokens that this past remembers."""
-    return len(past[0][0].keys) if past else 0
+class KeysValues(NamedTuple):
+    """What one head remembers of the positions that a sequence has passed."""
+
+    keys: Matrix  # T x D/H
+    values: Matrix  # T x D/H
 
 
-def check_pasts(pasts: Sequence[Past], contexts: Contexts, config: Any) -> None:
-    """Raises ValueError unless there is one past for each context, and both fit in the window."""
+class Past(NamedTuple):
+    """What one sequence leaves behind. Never changed: a longer past is a new one."""
+
+    tokens: list[int]  # T, what was read
+    layers: list[list[KeysValues]]  # layers x heads
+
+
+NOTHING = Past([], [])
+
+
+class GoingOn(ModernLanguageModel):
+    """Rung 3, going on from what it has read: each context follows the past of its own."""
+
+    def __init__(self, model: LanguageModel, pasts: Sequence[Past]) -> None:
+        self.config, self.parameters, self.pasts = model.config, model.parameters, pasts
+        self.layer = 0  # that attends next
+
+    def positions(self, lengths: Sequence[int]) -> list[int]:
+        """Counted on from what was read."""
+        starts = [len(past.tokens) for past in self.pasts]
+        return [start + i for start, length in zip(starts, lengths) for i in range(length)]
+
+    def mix(self, qkv: Matrix, lengths: Sequence[int]) -> tuple[Matrix, list[list[AttentionCache]]]:
+        """Attention whose queries see what is remembered, and then what is new."""
+        none = [KeysValues([], [])] * self.config.n_heads
+        heads = [past.layers[self.layer] if past.tokens else none for past in self.pasts]  # B x H
+        remembered = iter([head for sequence in heads for head in sequence])
+        self.layer += 1
+
+        def attend(queries: Matrix, keys: Matrix, values: Matrix) -> Any:
+            before = next(remembered)
+            return layers.attention(queries, before.keys + keys, before.values + values)
+
+        return layers.multi_head_attention(qkv, self.config.n_heads, lengths, attend)
+
+    def mix_backward(self, dmixed: Matrix, heads: list[list[AttentionCache]]) -> Matrix:
+        """Raises ValueError: the slopes of what is remembered would have nowhere to go."""
+        raise ValueError("a forward that went on from a past has no backward; give whole contexts")
+
+
+def read_on(
+    model: LanguageModel, pasts: Sequence[Past], contexts: list[list[int]]
+) -> tuple[Matrix, list[Past]]:
+    """What follows each past: B pasts, B contexts -> B x V logits of the token behind, B pasts.
+
+    Raises ValueError unless there is a past for each context, and both fit in the window.
+    """
     if len(pasts) != len(contexts):
         raise ValueError(f"{len(contexts)} contexts need as many pasts, not {len(pasts)}")
     for past, context in zip(pasts, contexts):
-        if seen(past) + len(context) > config.context_length:
+        if len(past.tokens) + len(context) > model.config.context_length:
             raise ValueError(
-                f"{seen(past)} tokens of the past and {len(context)} new ones exceed the context "
-                f"of {config.context_length}; read the last of them without a past"
+                f"{len(past.tokens)} tokens of the past and {len(context)} new ones exceed the "
+                f"context of {model.config.context_length}; read the last of them without a past"
             )
+    logits, cache = GoingOn(model, pasts).forward(contexts)
+    longer = []
+    for i, (past, context) in enumerate(zip(pasts, contexts)):
+        heads = [[KeysValues(h.keys, h.values) for h in block.heads[i]] for block in cache.blocks]
+        longer.append(Past(past.tokens + context, heads))
+    return [logits[end - 1] for end in accumulate(map(len, contexts))], longer
 
 
-def remember(model: Remembering, tokens: list[int]) -> Past:
-    """Read these tokens, at most a window of them, for the sake of what follows."""
-    if not tokens:
-        return []
-    _, cache = model.forward([tokens])
-    return model.past(cache)[0]
+class Reader:
+    """The logits that follow a window, from one row where the window only grew: B texts at once.
+
+    Takes the place of `next_logits` in chapter 9. Models that do not predict after every token
+    (rungs 1 and 2) have nothing to remember, and read their whole window.
+    """
+
+    def __init__(self, model: LanguageModel, remember: bool = True) -> None:
+        self.model = model
+        self.remember = remember and model.predicts_every_token
+        self.pasts: dict[int, Past] = {}  # of each text
+
+    def begin(self, window: list[int], texts: Sequence[int]) -> None:
+        """Read what these texts share once for all: the window without its last token."""
+        if self.remember and len(window) > 1:
+            _, (past,) = read_on(self.model, [NOTHING], [window[:-1]])
+            self.pasts = dict.fromkeys(texts, past)
+
+    def __call__(self, window: list[int]) -> Vector:
+        """The logits behind one window: V."""
+        return self.all({0: window})[0]
+
+    def all(self, windows: dict[int, list[int]]) -> dict[int, Vector]:
+        """The logits behind the window of each text: text -> window, text -> V logits.
+
+        Raises ValueError for a window that the model cannot read.
+        """
+        if not self.remember:
+            logits, _ = self.model.forward(list(windows.values()))
+            if self.model.predicts_every_token:
+                logits = [logits[end - 1] for end in accumulate(map(len, windows.values()))]
+            return dict(zip(windows, logits))
+        before = [self._past(text, window) for text, window in windows.items()]
+        contexts = [w[len(past.tokens) :] for w, past in zip(windows.values(), before)]
+        logits, pasts = read_on(self.model, before, contexts)
+        self.pasts = dict(zip(windows, pasts))
+        return dict(zip(windows, logits))
+
+    def _past(self, text: int, window: list[int]) -> Past:
+        """What is remembered of this window, if it is the last one of this text and grew."""
+        past = self.pasts.get(text, NOTHING)
+        read = len(past.tokens)
+        return past if read < len(window) and window[:read] == past.tokens else NOTHING

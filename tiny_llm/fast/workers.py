@@ -28,12 +28,13 @@ import threading
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.batches import Contexts, Targets
-from tiny_llm.matmul import Vector, use
-from tiny_llm.model import LanguageModel, Parameters, rows_of, scaled
-from tiny_llm.training import loss_and_gradients
+from tiny_llm.fast.products import use
+from tiny_llm.fast.tensors import scaled
+from tiny_llm.matmul import Vector
+from tiny_llm.model import LanguageModel, Parameters, rows_of
 
 PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
 
@@ -42,13 +43,17 @@ class WorkerDied(RuntimeError):
     """A worker process has ended, or could not do its share, so there is no gradient."""
 
 
+# The model, a part of a batch and the seed of what is random -> its mean loss and gradients
+Compute = Callable[[LanguageModel, Contexts, Targets, str], tuple[float, Parameters]]
+
+
 class Share(NamedTuple):
     """What one process computes of a batch."""
 
     contexts: Contexts
     targets: Targets
     weight: float  # its part of all predictions
-    dropout_seed: Optional[str] = None
+    seed: str = ""  # of what is random in it
 
 
 class Worker(NamedTuple):
@@ -71,13 +76,12 @@ class Workers:
         self,
         model: LanguageModel,
         count: int,
+        compute: Compute,
         matmul: str = "float64",
         start_method: Optional[str] = None,
     ) -> None:
-        self.model, self.count, self.matmul = model, count, matmul
+        self.model, self.count, self.compute, self.matmul = model, count, compute, matmul
         self.workers: list[Worker] = []
-        if count == 1:
-            return
         context = multiprocessing.get_context(start_method)
         self.numbers = sum(map(len, _vectors(model.parameters)))
         self.weights: Any = context.RawArray("d", self.numbers)
@@ -94,7 +98,9 @@ class Workers:
         ours, theirs = context.Pipe()
         slopes = context.RawArray("d", self.numbers)
         process = context.Process(
-            target=_work, args=(self.model, self.matmul, theirs, self.weights, slopes), daemon=True
+            target=_work,
+            args=(self.model, self.compute, self.matmul, theirs, self.weights, slopes),
+            daemon=True,
         )
         process.start()
         theirs.close()  # else its end would not be noticed
@@ -116,23 +122,19 @@ class Workers:
         self.workers = []
 
     def gradients(
-        self, contexts: Contexts, targets: Targets, dropout_seed: Optional[str] = None
+        self, contexts: Contexts, targets: Targets, seed: str = ""
     ) -> tuple[float, Parameters]:
-        """The mean loss of the batch and its gradients, as from `loss_and_gradients`.
+        """The mean loss of the batch and its gradients, as `compute` gives them for all of it.
 
-        Each share drops by a seed of its own. Raises WorkerDied, and what the model raises; the
-        workers are closed then.
+        Raises WorkerDied, and what the model raises; the workers are closed then.
         """
-        parts = shares(contexts, targets, self.model.targets_per_context, self.count)
+        parts = shares(contexts, targets, self.model.predicts_every_token, self.count)
         if len(parts) == 1:
             with use(self.matmul):
-                return loss_and_gradients(self.model, contexts, targets, dropout_seed)
-        if dropout_seed is not None:
-            parts = [
-                part._replace(dropout_seed=f"{dropout_seed}, share {number}")
-                for number, part in enumerate(parts)
-            ]
-        own, *others = parts
+                return self.compute(self.model, contexts, targets, seed)
+        own, *others = [
+            part._replace(seed=f"{seed}, share {number}") for number, part in enumerate(parts)
+        ]
         try:
             return self._together(own, others)
         except BaseException:
@@ -148,12 +150,10 @@ class Workers:
             with _noticing_death(worker):
                 _send(worker.connection, share)
         with use(self.matmul):
-            loss, gradients = loss_and_gradients(
-                self.model, own.contexts, own.targets, own.dropout_seed
-            )
+            loss, gradients = self.compute(self.model, own.contexts, own.targets, own.seed)
         loss *= own.weight
         in_order = {name: gradients[name] for name in self.model.parameters if gradients}
-        total = {name: scaled(tensor, own.weight) for name, tensor in in_order.items()}
+        total = scaled(in_order, own.weight)
         for worker, share in zip(self.workers, others):
             loss += share.weight * _answer(worker)
         if not math.isfinite(loss):
@@ -164,7 +164,7 @@ class Workers:
 
 
 def shares(
-    contexts: Contexts, targets: Targets, targets_per_context: int, count: int
+    contexts: Contexts, targets: Targets, predicts_every_token: bool, count: int
 ) -> list[Share]:
     """The batch in at most `count` parts that follow one another, as equal as can be, none empty.
 
@@ -175,7 +175,7 @@ def shares(
     pieces = [contexts[begin:end] for begin, end in zip(bounds, bounds[1:])]
     result, done = [], 0
     for piece in pieces:
-        size = len(piece) if targets_per_context == 1 else sum(map(len, piece))
+        size = sum(map(len, piece)) if predicts_every_token else len(piece)
         weight = size / max(1, len(targets))
         result.append(Share(piece, targets[done : done + size], weight))
         done += size
@@ -218,7 +218,14 @@ def _receive(connection: Any) -> Any:
 # ---------------------------------------------------------------- in a worker
 
 
-def _work(model: LanguageModel, matmul: str, connection: Any, weights: Any, slopes: Any) -> None:
+def _work(
+    model: LanguageModel,
+    compute: Compute,
+    matmul: str,
+    connection: Any,
+    weights: Any,
+    slopes: Any,
+) -> None:
     """Compute one share after the other, until the main process ends this one or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C means, the main process decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -226,16 +233,18 @@ def _work(model: LanguageModel, matmul: str, connection: Any, weights: Any, slop
         while True:
             share = _receive(connection)
             try:
-                answer: Union[float, str] = _compute(model, share, weights, slopes)
+                answer: Union[float, str] = _answer_to(model, compute, share, weights, slopes)
             except Exception as error:
                 answer = f"{type(error).__name__}: {error}"
             _send(connection, answer)
 
 
-def _compute(model: LanguageModel, share: Share, weights: Any, slopes: Any) -> float:
+def _answer_to(
+    model: LanguageModel, compute: Compute, share: Share, weights: Any, slopes: Any
+) -> float:
     """The mean loss of the share; its gradients go to `slopes`."""
     _read(weights, _vectors(model.parameters))
-    loss, gradients = loss_and_gradients(model, share.contexts, share.targets, share.dropout_seed)
+    loss, gradients = compute(model, share.contexts, share.targets, share.seed)
     if gradients:
         in_order = {name: gradients[name] for name in model.parameters}
         _write(slopes, ([share.weight * g for g in vector] for vector in _vectors(in_order)))

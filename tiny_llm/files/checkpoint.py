@@ -21,7 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from tiny_llm.model import Parameters, Tensor, rows_of, shape
+from tiny_llm.fast.tensors import shape
+from tiny_llm.model import Parameters, Tensor, rows_of
 
 METADATA = "tiny_llm"  # the key of the JSON string in the header's own `__metadata__`
 

@@ -58,7 +58,7 @@ class BPETokenizer:
     Raises ValueError, with what is wrong, for parts that do not fit together.
     """
 
-    kind = "bpe"
+    kind, unit = "bpe", "token"
 
     def __init__(
         self,

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
-
-from tiny_llm.batches import Corpus, running
 
 MOST_COUNTED = 1_000_000  # pairs; more of them cost time and hardly change the result
 
@@ -21,14 +20,13 @@ def guessing_loss(vocab_size: int) -> float:
     return math.log(vocab_size)
 
 
-def bigram_loss(train: Corpus, val: Corpus, vocab_size: int) -> float:
+def bigram_loss(train: Sequence[int], val: Sequence[int], vocab_size: int) -> float:
     """The mean loss on `val`, in nats per token, of a table of the pairs counted in `train`.
 
     p(next | token) = (count of the pair + 1) / (count of the token + V). The added one keeps a pair
     that was never seen possible (Laplace's rule of succession). Of a long text, only the first
-    MOST_COUNTED pairs are counted. In lines, the separator is a token like any other.
+    MOST_COUNTED pairs are counted.
     """
-    train, val = running(train), running(val)
     pairs = Counter(islice(zip(train, islice(train, 1, None)), MOST_COUNTED))
     firsts = Counter(islice(train, min(len(train) - 1, MOST_COUNTED)))
     total = 0.0

@@ -12,7 +12,7 @@ import textwrap
 import time
 from typing import Optional, TextIO
 
-from tiny_llm.training import Step
+from tiny_llm.run.steps import Step
 from tiny_llm.view.sparkline import Sketch, sparkline
 from tiny_llm.view.terminal import Style, columns_of, paint
 

@@ -16,10 +16,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
+from tiny_llm.fast.tensors import shape
+from tiny_llm.fast.writer import Writer
 from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.model import LanguageModel, Parameters, rows_of, shape
-from tiny_llm.sampling import TextStream, generate_batch
+from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.sampling import Sampling
+from tiny_llm.text.stream import TextStream
 from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.view.pca import project
 from tiny_llm.view.terminal import Style, visible
@@ -201,15 +204,13 @@ def write_samples(
 ) -> list[Sampled]:
     """A sample at each temperature: what `tiny-lm generate` writes with this seed.
 
-    Raises ValueError as `generate_batch` does.
+    Raises ValueError for an empty prompt.
     """
     samples = []
     for temperature in temperatures:
         stream, rngs = TextStream(tokenizer.token_bytes), [random.Random(seed)]
-        steps = generate_batch(
-            model, prompt, max_new_tokens, rngs, temperature, separator=separator
-        )
-        ids = [tokens[0] for tokens in steps]
+        writer = Writer(model, prompt, rngs, Sampling(temperature), separator=separator)
+        ids = [writer.step()[0] for _ in range(max_new_tokens)]
         text = "".join(map(stream.add, ids)) + stream.end()
         samples.append(Sampled(temperature, text, ids))
     return samples

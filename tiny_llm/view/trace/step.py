@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from math import isfinite, sqrt
 from typing import Any, Union
 
+from tiny_llm.fast.tensors import shape
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, STEP, numerical_slope
 from tiny_llm.layers import add_rows, cross_entropy, embedding, softmax
 from tiny_llm.matmul import Matrix
-from tiny_llm.model import LanguageModel, Parameters, rows_of, shape
+from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import SGD, AdamW, clip_by_global_norm, global_norm
 from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.tokenizer import Tokenizer

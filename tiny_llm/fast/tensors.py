@@ -1,0 +1,30 @@
+"""Tensors as such: their shapes, and weighted sums of gradients that were computed in parts."""
+
+from __future__ import annotations
+
+from tiny_llm.model import Parameters, Tensor, rows_of
+
+
+def shape(tensor: Tensor) -> tuple[int, ...]:
+    """(length,) of a vector, (rows, columns) of a matrix. Raises ValueError for uneven rows."""
+    widths = {len(row) for row in rows_of(tensor)}
+    if len(widths) != 1:
+        raise ValueError(f"a tensor has rows of one length, not of {sorted(widths)}")
+    return (len(tensor), *widths) if isinstance(tensor[0], list) else (len(tensor),)
+
+
+def scaled(tensors: Parameters, factor: float) -> Parameters:
+    """The tensors times a number, in new lists."""
+    return {name: _scaled(tensor, factor) for name, tensor in tensors.items()}
+
+
+def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    rows = [[factor * value for value in row] for row in rows_of(tensor)]
+    return rows if isinstance(tensor[0], list) else rows[0]
+
+
+def add_scaled(total: Parameters, tensors: Parameters, factor: float) -> None:
+    """total <- total + factor * tensors, in place, number by number: equal names and shapes."""
+    for name, tensor in tensors.items():
+        for row, addend in zip(rows_of(total[name]), rows_of(tensor)):
+            row[:] = [a + factor * b for a, b in zip(row, addend)]

@@ -1,0 +1,108 @@
+"""Chapter 8's loop as a run sees it: with evaluations, and with how long each step took.
+
+train -> Update -> + validation loss, now and then -> Step
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Callable, NamedTuple, Optional
+
+from tiny_llm.batches import Examples
+from tiny_llm.model import LanguageModel
+from tiny_llm.optimizers import Optimizer
+from tiny_llm.run.gradients import Gradients
+from tiny_llm.training import evaluate, train
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step did."""
+
+    number: int  # steps done so far, this one included
+    loss: float  # of this step's batch before its update: mean, in nats per token
+    learning_rate: float
+    tokens: int  # predictions learned from
+    gradient_norm: float  # before clipping
+    train_loss: Optional[float]  # with a val_loss: the mean of `loss` since the one before it
+    val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
+    seconds: float = field(compare=False)  # forward, backward, update
+
+
+@dataclass
+class RecentLosses:
+    """The losses of the steps since the last evaluation, added up; a resumed run goes on there."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, loss: float) -> None:
+        """One step's."""
+        self.total, self.count = self.total + loss, self.count + 1
+
+    def take(self) -> float:
+        """Their mean, and begin anew."""
+        mean = self.total / self.count
+        self.total, self.count = 0.0, 0
+        return mean
+
+
+def steps_of(
+    model: LanguageModel,
+    optimizer: Optimizer,
+    gradients: Gradients,
+    held_out: Examples,
+    steps: int,
+    learning_rate: Callable[[int], float],
+    eval_every: int,
+    start: int,
+    grad_clip: float,
+    recent: RecentLosses,
+) -> Iterator[Step]:
+    """Train from step `start` to `steps`, yielding each Step once it is done.
+
+    `recent` is of the steps before `start`, and kept up to date. Raises Diverged and WorkerDied.
+    """
+    began = time.perf_counter()
+    for update in train(model, optimizer, gradients, steps, learning_rate, start, grad_clip):
+        seconds = time.perf_counter() - began
+        recent.add(update.loss)
+        train_loss = val_loss = None
+        if update.step % eval_every == 0 or update.step == steps:
+            train_loss, val_loss = recent.take(), evaluate(model, held_out)
+        yield Step(
+            update.step,
+            update.loss,
+            update.learning_rate,
+            gradients.predictions,
+            update.gradient_norm,
+            train_loss,
+            val_loss,
+            seconds,
+        )
+        began = time.perf_counter()
+
+
+class Evaluation(NamedTuple):
+    """The two losses side by side, in nats per token, after so many steps."""
+
+    step: int
+    train_loss: float
+    val_loss: float
+
+
+def memorizes(history: Sequence[Evaluation]) -> bool:
+    """Whether the two losses have parted: the model learns its text by heart, and nothing else.
+
+    So it is when the best validation loss lies two evaluations or more behind, the newest is 2%
+    above it or more, and the training loss has gone on falling all the same.
+    """
+    best = min(history, key=lambda evaluation: evaluation.val_loss)
+    newest = history[-1]
+    return (
+        len(history) - 1 - history.index(best) >= 2
+        and newest.val_loss >= 1.02 * best.val_loss
+        and newest.train_loss < best.train_loss
+    )

@@ -1,0 +1,47 @@
+"""Tokens to text as they come, for whoever shows or sends them one by one."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Callable
+
+
+class TextStream:
+    """Tokens become text as they come: whole characters, and none that the stop text may begin.
+
+    A token of bytes can hold half a character, and `stop` can stretch over several tokens, so some
+    text is held back until what follows has decided. token_bytes: a token's part of the text, in
+    UTF-8. Bytes that are no text become U+FFFD.
+    """
+
+    def __init__(self, token_bytes: Callable[[int], bytes], stop: str = "") -> None:
+        self.stopped = False  # whether the stop text has come: the text ends before it
+        self._token_bytes = token_bytes
+        self._stop = stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before."""
+        return self._certain(self._decoder.decode(self._token_bytes(token)))
+
+    def end(self) -> str:
+        """What is still held back, when no token follows. Nothing after the stop text."""
+        text = self._certain(self._decoder.decode(b"", final=True))
+        rest, self._held = self._held, ""
+        return text + rest
+
+    def _certain(self, text: str) -> str:
+        """The text up to the stop text, or up to what may be its beginning; keeps the rest."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        before, found, _ = text.partition(self._stop) if self._stop else (text, "", "")
+        if found:
+            self.stopped, self._held = True, ""
+            return before
+        held = next(
+            (n for n in range(len(self._stop) - 1, 0, -1) if text.endswith(self._stop[:n])), 0
+        )
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
