@@ -12,6 +12,7 @@ from typing import Any
 from tiny_llm.cli import options as flags
 from tiny_llm.fast import bench
 from tiny_llm.fast.bench import FULL, QUICK, ProductTimes, StepTime
+from tiny_llm.fast.products import WAYS
 from tiny_llm.view.terminal import BOLD, Style, paint, style_for, wrap
 
 COLUMN = 12  # wide enough for the name of every way
@@ -71,7 +72,7 @@ def shape_text(times: ProductTimes) -> str:
 
 def products_table(products: list[ProductTimes], style: Style) -> list[str]:
     """Nanoseconds for one multiply-add, a line for each shape, a column for each way."""
-    names = products.WAYS
+    names = list(WAYS)
     lines = wrap(
         "Bare products, N x K times K x M: nanoseconds for one multiply-add. "
         "* is the way that auto takes there, - was left out because it would take too long.",

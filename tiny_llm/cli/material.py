@@ -17,10 +17,11 @@ from tiny_llm.batches import split
 from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.rungs import flag
 from tiny_llm.cli.texts import Text, read_text
-from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer, tokenizer_from
+from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
 from tiny_llm.text.token_file import TokenFile, is_token_file, open_tokens
+from tiny_llm.text.tokenizers import tokenizer_from
 from tiny_llm.tokenizer import CharTokenizer, Tokenizer
 
 VAL_FRACTION = 0.1

@@ -10,13 +10,13 @@ from typing import Any, Optional
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import program
 from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
-from tiny_llm.cli.tokenizers import tokenizer_from
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.steps import RecentLosses
+from tiny_llm.text.tokenizers import tokenizer_from
 from tiny_llm.tokenizer import Tokenizer
 
 RUNS = Path("runs")

@@ -31,6 +31,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.pretokenize import pieces
 from tiny_llm.text.token_file import packed
+from tiny_llm.text.tokenizers import tokenizer_from
 from tiny_llm.tokenizer import Tokenizer
 
 BLOCK = 2**18  # characters that are read, and about as many that are encoded at a time
@@ -281,7 +282,7 @@ def _processes(count: int, tokenizer: Optional[Tokenizer] = None) -> Iterator[An
     """
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
-    state = () if tokenizer is None else (type(tokenizer), tokenizer.state())
+    state = () if tokenizer is None else (tokenizer.state(),)
     executor = ProcessPoolExecutor(count, initializer=_start, initargs=state)
     try:
         yield executor
@@ -296,12 +297,12 @@ def _processes(count: int, tokenizer: Optional[Tokenizer] = None) -> Iterator[An
 _tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encodes with
 
 
-def _start(kind: Optional[type[Tokenizer]] = None, state: Any = None) -> None:
+def _start(state: Any = None) -> None:
     """In a worker process: ignore Ctrl-C, leave when the parent is gone, make the tokenizer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    if kind:
-        _tokenizers.append(kind.from_state(state))
+    if state:
+        _tokenizers.append(tokenizer_from(state))
 
 
 def _leave_with_parent() -> None:

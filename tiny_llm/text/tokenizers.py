@@ -1,0 +1,31 @@
+"""The one table of tokenizers: kind -> how to build one again from its plain data."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.tokenizer import CharTokenizer, Tokenizer
+
+
+def _char(state: dict[str, Any]) -> CharTokenizer:
+    characters = state.get("characters")
+    if not isinstance(characters, list) or not all(isinstance(c, str) for c in characters):
+        raise ValueError("this is not the state of a character tokenizer")
+    return CharTokenizer(characters)
+
+
+TOKENIZERS: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
+    CharTokenizer.kind: _char,
+    BPETokenizer.kind: BPETokenizer.from_state,
+}
+
+
+def tokenizer_from(state: Any) -> Tokenizer:
+    """The tokenizer whose `state()` this is. Raises ValueError for anything else."""
+    kind = state.get("kind") if isinstance(state, dict) else None
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
+        raise ValueError(
+            f"{kind!r} is no kind of tokenizer; there are {' and '.join(map(repr, TOKENIZERS))}"
+        )
+    return TOKENIZERS[kind](state)
