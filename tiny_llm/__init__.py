@@ -8,7 +8,7 @@ is public, and plugs the rooms' faster product into chapter 3.
 from sys import byteorder as _byteorder
 
 from tiny_llm.tokenizer import CharTokenizer
-from tiny_llm.batches import Batches, Examples, Windows, examples_of, split
+from tiny_llm.batches import Batches, Examples, Windows, split
 from tiny_llm.matmul import plug_in as _plug_in
 from tiny_llm.layers import cross_entropy
 from tiny_llm.model import LanguageModel
@@ -35,7 +35,6 @@ __all__ = [
     "Batches",
     "Examples",
     "Windows",
-    "examples_of",
     "split",
     "cross_entropy",
     "LanguageModel",

@@ -19,8 +19,6 @@ New: attention (Bahdanau et al., 2015) by query, key and value (Vaswani et al., 
 residual connection (He et al., 2016). Read the second part of layers.py (chapter 4) with it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
@@ -31,23 +29,20 @@ from tiny_llm import layers
 from tiny_llm.batches import Contexts
 from tiny_llm.layers import AttentionCache
 from tiny_llm.matmul import Matrix
-from tiny_llm.model import LanguageModel, Parameters, Start, check_contexts, check_sizes
+from tiny_llm.model import Config, LayeredModel, Parameters, Start, check_contexts, linear_layer
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """The sizes of rung 2. Raises ValueError for one below 1."""
+class AttentionConfig(Config):
+    """The sizes of rung 2."""
 
     vocab_size: int
     context_length: int = 8
     d_model: int = 24
 
-    def __post_init__(self) -> None:
-        check_sizes(self)
-
 
 class AttentionLMCache(NamedTuple):
-    """What the forward computed and the backward needs, in the order in which it came about."""
+    """What the backward needs from the forward, in the order in which it came about."""
 
     tokens: list[int]  # N, the contexts one after the other
     positions: list[int]  # N, where in the window each token stands
@@ -59,23 +54,22 @@ class AttentionLMCache(NamedTuple):
     out: Matrix  # B x D, last + projected mixture
 
 
-class AttentionLanguageModel(LanguageModel):
+class AttentionLanguageModel(LayeredModel):
     """Token and position embeddings, one query over the window, residual, output layer."""
 
     @staticmethod
     def layout(config: AttentionConfig) -> dict[str, Start]:
         """Token and position add up to variance 1, weights keep it, the output layer is small."""
         v, d = config.vocab_size, config.d_model
-        layout = {
+        return {
             "token_embedding.weight": Start((v, d), std=sqrt(0.5)),
             "position_embedding.weight": Start((config.context_length, d), std=sqrt(0.5)),
+            **linear_layer("query", d, d, std=1 / sqrt(d)),
+            **linear_layer("key", d, d, std=1 / sqrt(d)),
+            **linear_layer("value", d, d, std=1 / sqrt(d)),
+            **linear_layer("projection", d, d, std=1 / sqrt(d)),
+            **linear_layer("output", d, v, std=0.1 / sqrt(d)),
         }
-        for name in ("query", "key", "value", "projection"):
-            layout[name + ".weight"] = Start((d, d), std=1 / sqrt(d))
-            layout[name + ".bias"] = Start((d,))
-        layout["output.weight"] = Start((d, v), std=0.1 / sqrt(d))
-        layout["output.bias"] = Start((v,))
-        return layout
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, AttentionLMCache]:
         """B contexts -> B x V logits, cache."""
@@ -107,12 +101,12 @@ class AttentionLanguageModel(LanguageModel):
         g: Parameters = {}
         dout = self.linear_backward("output", dlogits, cache.out, g)  # B x D
         dmixed = self.linear_backward("projection", dout, cache.mixed, g)  # B x D
-        dqueries, dkeys, dvalues = [], [], []
+        dqueries, dkeys, dvalues = [], [], []  # B x D, N x D, N x D in the end
         for drow, head in zip(dmixed, cache.heads):
             dq, dk, dv = layers.attention_backward([drow], head)
-            dqueries += dq  # B x D in the end
-            dkeys += dk  # N x D
-            dvalues += dv  # N x D
+            dqueries += dq
+            dkeys += dk
+            dvalues += dv
         # Every row of x became a key and a value; the last one of each context also a query and the
         # start of the residual path. Where a number is used several times, its slopes add up.
         dx = layers.add_rows(

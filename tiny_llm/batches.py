@@ -4,61 +4,54 @@
     training part --Examples, Batches--> contexts, and the token that follows each
 
 A language model learns from pairs (context, next token), and a text is full of them: it is its own
-answer key. The end of the text is held out *before* anything else happens, so that passing over the
-training part many times never shows the model what it is tested on.
+answer key. Its end is held out *before* anything else, so that however often the model passes over
+the training part, it never sees what it is tested on.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Callable, TypeVar
+from typing import Any, Callable
 
 Ids = Sequence[int]
 Contexts = list[list[int]]  # B lists of 1 to context_length token ids
 Targets = list[int]  # one id for each row of logits
-Text = TypeVar("Text", list[int], str)
 
 
-def split(text: Text, val_fraction: float) -> tuple[Text, Text]:
+def split(text: Any, val_fraction: float) -> tuple[Any, Any]:
     """Ids or a text, cut once into (training part, validation part); the second is its end.
 
-    Raises ValueError when either part has no pair of tokens (one to see, one to predict).
+    Raises ValueError when either part has less than a pair of tokens.
     """
-    boundary = len(text) - round(len(text) * val_fraction)
-    train, val = text[: max(0, boundary)], text[max(0, boundary) :]
-    if min(len(train), len(val)) < 2:
+    boundary = max(0, len(text) - round(len(text) * val_fraction))
+    if not 2 <= boundary <= len(text) - 2:
         raise ValueError(
-            f"a validation fraction of {val_fraction:g} leaves {len(train)} of {len(text)} tokens "
-            f"for training and {len(val)} for validation, and 2 are the least; use a longer text "
-            f"or another fraction"
+            f"a validation fraction of {val_fraction:g} leaves {boundary} of {len(text)} tokens "
+            f"for training, and either part needs 2; use a longer text or another fraction"
         )
-    return train, val
+    return text[:boundary], text[boundary:]
 
 
 class Examples:
     """The examples in a text, by number: what rungs 1 and 2 learn from.
 
-    Example i is the context that ends with token i, and its target is token i + 1. So every token
-    but the first is the target of exactly one example. The first contexts are short.
+    Example i is the context that ends with token i, and its target is token i + 1. The first
+    contexts are short.
     """
 
     def __init__(self, ids: Ids, context_length: int) -> None:
-        self.ids = ids
-        self.context_length = context_length
+        self.ids, self.context_length = ids, context_length
 
     def __len__(self) -> int:
         return len(self.ids) - 1
 
     def take(self, numbers: Iterable[int]) -> tuple[Contexts, Targets]:
         """The contexts of the examples with these numbers, and the target of each."""
-        numbers = list(numbers)
-        length = self.context_length
-        contexts = [list(self.ids[max(0, i + 1 - length) : i + 1]) for i in numbers]
-        return contexts, [self.ids[i + 1] for i in numbers]
+        ends = [number + 1 for number in numbers]
+        contexts = [list(self.ids[max(0, end - self.context_length) : end]) for end in ends]
+        return contexts, [self.ids[end] for end in ends]
 
-    def for_pass(self, rng: random.Random) -> Examples:
-        """What one pass over the text goes through: always the same here."""
+    def for_pass(self, rng: random.Random) -> "Examples":
+        """What one pass over the text goes through: the same in each."""
         rng.randrange(1)
         return self
 
@@ -70,20 +63,18 @@ def shuffled(size: int, rng: random.Random) -> Sequence[int]:
     return order
 
 
+Order = Callable[[int, random.Random], Sequence[int]]
+
+
 class Batches:
     """Seeded batches of examples: pass after pass over the training part, each in a new order.
 
-    `batch(step)` is what step number `step` (from 0) trains on. It follows from the seed and the
-    step alone, so an interrupted run goes on at any step without a stored random state. A pass has
-    `steps_per_pass` of them, and its last batch may be smaller. `order` makes the order of a pass.
+    What a step trains on follows from the seed and the number of the step alone, so an interrupted
+    run goes on at any step without a stored random state. The last batch of a pass may be smaller.
     """
 
     def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        seed: int = 0,
-        order: Callable[[int, random.Random], Sequence[int]] = shuffled,
+        self, examples: Examples, batch_size: int, seed: int = 0, order: Order = shuffled
     ) -> None:
         self.examples, self.batch_size, self.seed, self.order = examples, batch_size, seed, order
         self.per_pass = len(examples.for_pass(random.Random(0)))
@@ -91,7 +82,7 @@ class Batches:
         self._kept = self._pass(0)
 
     def batch(self, step: int) -> tuple[Contexts, Targets]:
-        """Contexts and targets of one step: at most `batch_size` contexts."""
+        """Contexts and targets of this step, from 0: at most `batch_size` contexts."""
         number, index = divmod(step, self.steps_per_pass)
         if number != self._kept[0]:  # an order is made once for all steps of its pass
             self._kept = self._pass(number)
@@ -105,8 +96,8 @@ class Batches:
         return number, self.examples.for_pass(rng), self.order(self.per_pass, rng)
 
 
-# Try it: hold out the beginning of the text instead of its end. The validation loss changes a
-# little, because it is another text; hold nothing out, and you no longer know what was learned.
+# Try it: hold out the beginning of the text instead of its end. The losses change, as it is another
+# text; hold out what was trained on, and you no longer know what was learned.
 
 # ---------------------------------------------------------------- rung 3: a target for each token
 
@@ -146,8 +137,3 @@ class Windows(Examples):
         used = length * max(1, predictions // length - 1)
         start = rng.randrange(max(1, predictions - used + 1))
         return Windows(self.ids[: start + used + 1], length, start)
-
-
-def examples_of(ids: Ids, context_length: int, predicts_every_token: bool) -> Examples:
-    """The examples in these ids for a model of either kind."""
-    return (Windows if predicts_every_token else Examples)(ids, context_length)

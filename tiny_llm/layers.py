@@ -12,11 +12,9 @@ The dimension key of the whole project:
     N  rows: positions of all sequences, one after the other      I, O  width in, width out
     C  context length (rung 1: E embedding width, U hidden units)
 
-A row is a list of floats, a matrix a list of rows. Nothing here keeps state or changes what it is
-given. Rung 1 needs the first part; read the parts of rungs 2 and 3 when you come to them.
+Nothing here keeps state or changes what it is given. Rung 1 needs the first part; read the parts of
+rungs 2 and 3 when you come to them.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -204,11 +202,7 @@ def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
 LAYER_NORM_EPSILON = 1e-5  # GPT-2's; keeps a constant row from a division by zero
 
 
-class LayerNormCache(NamedTuple):
-    """What LayerNorm's backward needs from its forward: the normalized rows and 1 / deviation."""
-
-    normalized: Matrix  # N x D, mean 0 and variance 1 in each row
-    inverse_std: Vector  # N
+LayerNormCache = list[tuple[Vector, float]]  # N times: the normalized row, and 1 / deviation
 
 
 def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNormCache]:
@@ -217,7 +211,7 @@ def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNorm
     y = (x - mean) / sqrt(variance + epsilon) * gain + bias, so that each layer finds its input at
     the same scale however deep it stands (Ba, Kiros and Hinton, 2016).
     """
-    y, normalized, inverse_std = [], [], []
+    y, cache = [], []
     for row in x:
         mean = sum(row) / len(row)
         centred = [value - mean for value in row]
@@ -225,9 +219,8 @@ def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNorm
         inverse = 1 / math.sqrt(variance + LAYER_NORM_EPSILON)
         unit = [value * inverse for value in centred]
         y.append([value * g + b for value, g, b in zip(unit, gain, bias)])
-        normalized.append(unit)
-        inverse_std.append(inverse)
-    return y, LayerNormCache(normalized, inverse_std)
+        cache.append((unit, inverse))
+    return y, cache
 
 
 def layer_norm_backward(
@@ -244,12 +237,12 @@ def layer_norm_backward(
     n / D).
     """
     dx = []
-    for drow, unit, inverse in zip(dy, *cache):
+    for drow, (unit, inverse) in zip(dy, cache):
         dn = [d * g for d, g in zip(drow, gain)]
         mean = sum(dn) / len(dn)
         along = dot(dn, unit) / len(dn)
         dx.append([(d - mean - n * along) * inverse for d, n in zip(dn, unit)])
-    dy_columns, unit_columns = transpose(dy), transpose(cache.normalized)
+    dy_columns, unit_columns = transpose(dy), transpose([unit for unit, _ in cache])
     return dx, list(map(dot, dy_columns, unit_columns)), list(map(sum, dy_columns))
 
 

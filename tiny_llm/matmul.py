@@ -4,11 +4,9 @@
     N x K    K x M       N x M
 
 A matrix is a list of rows, a row a list of floats: plain Python data. Below stands the definition.
-It is slow, and there are many ways to be faster, but none of them is an idea of language models: so
-whoever has a faster one plugs it in with `multiply_with`, and no model knows which one runs.
+It is slow, and there are many ways to be faster, but none of them is an idea of language models.
+Whoever has a faster one plugs it in with `multiply_with`, and no model knows which one runs.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,26 +21,22 @@ class PlainLoops:
     """The definition. Every other way is tested against it."""
 
     def dot(self, a: Sequence[float], b: Sequence[float]) -> float:
-        """The sum of the products of what stands at the same place."""
         total = 0.0
         for x, y in zip(a, b):
             total += x * y
         return total
 
     def transpose(self, a: Rows) -> Any:
-        """The columns of a as rows: N x M -> M x N."""
         return list(zip(*a))
 
     def matmul(self, a: Rows, b: Rows) -> Matrix:
-        """Every row of a with every column of b."""
         return self.matmul_bt(a, self.transpose(b))
 
     def matmul_bt(self, a: Rows, b: Rows) -> Matrix:
-        """Every row of a with every row of b."""
         return [[self.dot(row, other) for other in b] for row in a]
 
 
-_way: Way = PlainLoops()  # the one that is used now
+_way: "Way" = PlainLoops()  # the one that is used now
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -85,17 +79,17 @@ class Way(Protocol):
     def matmul_bt(self, a: Rows, b: Rows) -> Matrix: ...
 
 
-def plug_in(way: Way) -> Way:
-    """From now on, multiply in this way. Returns the one that was used before."""
+def plug_in(way: Way) -> None:
+    """From now on, multiply in this way."""
     global _way
-    before, _way = _way, way
-    return before
+    _way = way
 
 
 @contextmanager
 def multiply_with(way: Way) -> Iterator[None]:
     """Within it, every product goes this way."""
-    before = plug_in(way)
+    before = _way
+    plug_in(way)
     try:
         yield
     finally:

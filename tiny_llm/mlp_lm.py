@@ -13,8 +13,6 @@ fixed over the window: every slot has weights of its own, so it cannot decide fr
 positions matter. That is what rung 2 adds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
@@ -22,24 +20,21 @@ from typing import NamedTuple
 from tiny_llm import layers
 from tiny_llm.batches import Contexts
 from tiny_llm.matmul import Matrix
-from tiny_llm.model import LanguageModel, Parameters, Start, check_contexts, check_sizes
+from tiny_llm.model import Config, LanguageModel, Parameters, Start, check_contexts, linear_layer
 
 
 @dataclass(frozen=True)
-class MLPConfig:
-    """The sizes of rung 1. Raises ValueError for one below 1."""
+class MLPConfig(Config):
+    """The sizes of rung 1."""
 
     vocab_size: int
     context_length: int = 6
     d_embedding: int = 16
     d_hidden: int = 96
 
-    def __post_init__(self) -> None:
-        check_sizes(self)
-
 
 class MLPCache(NamedTuple):
-    """What the forward computed and the backward needs."""
+    """What the backward needs from the forward."""
 
     contexts: Contexts
     inputs: Matrix  # B x C E, the embeddings of each context side by side
@@ -54,13 +49,12 @@ class MLPLanguageModel(LanguageModel):
         """Embeddings of variance 1, weights that keep it, and an output layer so small that the
         logits begin near 0: then every token gets about 1 / V, and the first loss is near ln V.
         """
-        v, u, width = config.vocab_size, config.d_hidden, config.context_length * config.d_embedding
+        v, e, u = config.vocab_size, config.d_embedding, config.d_hidden
+        width = config.context_length * e
         return {
-            "embedding.weight": Start((v, config.d_embedding), std=1.0),
-            "hidden.weight": Start((width, u), std=1 / sqrt(width)),
-            "hidden.bias": Start((u,)),
-            "output.weight": Start((u, v), std=0.1 / sqrt(u)),
-            "output.bias": Start((v,)),
+            "embedding.weight": Start((v, e), std=1.0),
+            **linear_layer("hidden", width, u, std=1 / sqrt(width)),
+            **linear_layer("output", u, v, std=0.1 / sqrt(u)),
         }
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, MLPCache]:
@@ -97,20 +91,18 @@ def side_by_side(contexts: Contexts, table: Matrix, slots: int) -> Matrix:
     inputs = []
     for context in contexts:
         row = [0.0] * ((slots - len(context)) * len(table[0]))
-        for vector in layers.embedding(context, table):
-            row += vector
+        row += [value for vector in layers.embedding(context, table) for value in vector]
         inputs.append(row)
     return inputs
 
 
 def side_by_side_backward(dinputs: Matrix, contexts: Contexts, table: Matrix) -> Matrix:
     """B x C E -> dtable, V x E: every filled slot hands its slope to the row that it came from."""
-    width = len(table[0])
-    ids, dvectors = [], []
+    ids, dvectors, width = [], [], len(table[0])
     for drow, context in zip(dinputs, contexts):
         ids += context
-        for begin in range(len(drow) - len(context) * width, len(drow), width):
-            dvectors.append(drow[begin : begin + width])
+        filled = range(len(drow) - len(context) * width, len(drow), width)
+        dvectors += [drow[begin : begin + width] for begin in filled]
     return layers.embedding_backward(dvectors, ids, len(table))
 
 

@@ -6,9 +6,6 @@
 The training loop, the sampler and the gradient check know a model by this alone.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import random
 from typing import Any, NamedTuple, Union
 
@@ -29,10 +26,10 @@ class Start(NamedTuple):
 
 
 def draw(layout: dict[str, Start], seed: int) -> Parameters:
-    """The first numbers of every parameter.
+    """The first numbers of every parameter. Biases and gains, which are vectors, may begin equal.
 
     Matrices need chance: two units with the same weights would get the same slopes and stay copies
-    of each other for ever. Vectors, which are biases and gains, may begin equal.
+    of each other for ever.
     """
     rng = random.Random(seed)
     parameters: Parameters = {}
@@ -46,11 +43,13 @@ def draw(layout: dict[str, Start], seed: int) -> Parameters:
     return parameters
 
 
-class LanguageModel:
-    """A rung of the ladder. `parameters` is plain data: whoever changes it has changed the model.
+def linear_layer(name: str, inputs: int, outputs: int, std: float) -> dict[str, Start]:
+    """The parameters of a linear layer, in a layout."""
+    return {name + ".weight": Start((inputs, outputs), std), name + ".bias": Start((outputs,))}
 
-    The numbers it begins with follow from `seed`.
-    """
+
+class LanguageModel:
+    """A rung of the ladder. `parameters` is plain data: change a number and the model changes."""
 
     predicts_every_token = False  # True: a row of logits behind every token, not only the last
 
@@ -64,10 +63,9 @@ class LanguageModel:
         raise NotImplementedError
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, Any]:
-        """B lists of token ids -> (one row of V logits for each prediction, cache).
+        """B lists of token ids -> (a row of V logits for each prediction, all `backward` needs).
 
-        All that `backward` needs is in the cache; nothing is kept on the model. Raises ValueError
-        for a context that the model cannot read.
+        Keeps nothing on the model. Raises ValueError for a context that it cannot read.
         """
         raise NotImplementedError
 
@@ -84,6 +82,27 @@ class LanguageModel:
         """How many targets a full context has: one, or one for each of its tokens."""
         return int(self.config.context_length) if self.predicts_every_token else 1
 
+
+def rows_of(tensor: Tensor) -> Matrix:
+    """The rows of a matrix, or a vector as its only row: the numbers themselves, not a copy."""
+    rows: Any = tensor if tensor and isinstance(tensor[0], list) else [tensor]
+    return list(rows)
+
+
+# Try it: draw all weights alike (`mean` in place of `rng.gauss(...)`). The loss of rung 1 hardly
+# falls: its hidden units stay copies of each other.
+
+# ---------------------------------------------------------------- rungs 2 and 3: many linear layers
+
+
+def norm_layer(name: str, width: int) -> dict[str, Start]:
+    """The parameters of a LayerNorm: a gain of 1 and a bias of 0 for each column."""
+    return {name + ".weight": Start((width,), mean=1.0), name + ".bias": Start((width,))}
+
+
+class LayeredModel(LanguageModel):
+    """A model whose linear layers are called by the name of their parameters."""
+
     def linear(self, name: str, x: Matrix) -> Matrix:
         """x through the linear layer of this name."""
         return linear(x, self.parameters[name + ".weight"], self.parameters[name + ".bias"])
@@ -95,12 +114,16 @@ class LanguageModel:
         return dx
 
 
-def check_sizes(config: Any) -> None:
-    """Raises ValueError unless every whole-number field of the dataclass is at least 1."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type in ("int", int) and (type(value) is not int or value < 1):
-            raise ValueError(f"{field.name} must be a whole number of at least 1, not {value!r}")
+# ---------------------------------------------------------------- what is refused
+
+
+class Config:
+    """The sizes of a model: a frozen dataclass. Raises ValueError for a size below 1."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, bool) and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def check_contexts(contexts: Contexts, config: Any) -> None:
@@ -109,19 +132,9 @@ def check_contexts(contexts: Contexts, config: Any) -> None:
         raise ValueError("a batch needs at least one context")
     for context in contexts:
         if not 1 <= len(context) <= config.context_length:
-            size = config.context_length
-            raise ValueError(f"a context holds 1 to {size} tokens, not {len(context)}")
+            length = config.context_length
+            raise ValueError(f"a context holds 1 to {length} tokens, not {len(context)}")
         for token in (min(context), max(context)):
             if not 0 <= token < config.vocab_size:
-                size = config.vocab_size
-                raise ValueError(f"token id {token} is outside the vocabulary of {size} tokens")
-
-
-def rows_of(tensor: Tensor) -> Matrix:
-    """The rows of a matrix, or a vector as its only row: the numbers themselves, not a copy."""
-    rows: Any = tensor if tensor and isinstance(tensor[0], list) else [tensor]
-    return list(rows)
-
-
-# Try it: draw all weights alike (`mean` in place of `rng.gauss(...)`). The loss of rung 1 hardly
-# falls: its hidden units stay copies of each other.
+                v = config.vocab_size
+                raise ValueError(f"token id {token} is outside the vocabulary of {v} tokens")

@@ -14,12 +14,9 @@ forward predicts after every token; positions count from the left; several heads
 New: LayerNorm before each part, the feed-forward network with GELU, blocks stacked, and the LM head
 tied to the token embedding. Read the third part of layers.py (chapter 4) with it.
 
-Radford et al. (2019), "Language models are unsupervised multitask learners", after Vaswani et al.
-(2017). Parameters have the names and shapes of Hugging Face's GPT2LMHeadModel, without the leading
-`transformer.`.
+Radford et al. (2019), after Vaswani et al. (2017). Parameters have the names and shapes of Hugging
+Face's GPT2LMHeadModel, without the leading `transformer.`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +27,20 @@ from tiny_llm import layers
 from tiny_llm.batches import Contexts
 from tiny_llm.layers import AttentionCache, LayerNormCache
 from tiny_llm.matmul import Matrix, matmul, matmul_at, matmul_bt
-from tiny_llm.model import LanguageModel, Parameters, Start, check_contexts, check_sizes
+from tiny_llm.model import (
+    Config,
+    LayeredModel,
+    Parameters,
+    Start,
+    check_contexts,
+    linear_layer,
+    norm_layer,
+)
 
 
 @dataclass(frozen=True)
-class ModernConfig:
-    """The sizes of rung 3. Raises ValueError for one below 1 or heads that cannot share d_model."""
+class ModernConfig(Config):
+    """The sizes of rung 3. Raises ValueError for heads that cannot share d_model."""
 
     vocab_size: int
     context_length: int = 16
@@ -45,7 +50,7 @@ class ModernConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model {self.d_model} cannot be shared evenly by n_heads {self.n_heads}; "
@@ -78,7 +83,7 @@ class ModernCache(NamedTuple):
     final: Matrix  # N x D, what the LM head reads
 
 
-class ModernLanguageModel(LanguageModel):
+class ModernLanguageModel(LayeredModel):
     """GPT-2: embeddings, `n_layers` blocks, a last LayerNorm, the LM head."""
 
     predicts_every_token = True
@@ -100,19 +105,13 @@ class ModernLanguageModel(LanguageModel):
             "wpe.weight": Start((config.context_length, d), std),
         }
         for block in (f"h.{layer}." for layer in range(config.n_layers)):
-            layout[block + "ln_1.weight"] = Start((d,), mean=1.0)
-            layout[block + "ln_1.bias"] = Start((d,))
-            layout[block + "attn.c_attn.weight"] = Start((d, 3 * d), std)
-            layout[block + "attn.c_attn.bias"] = Start((3 * d,))
-            layout[block + "attn.c_proj.weight"] = Start((d, d), residual_std)
-            layout[block + "attn.c_proj.bias"] = Start((d,))
-            layout[block + "ln_2.weight"] = Start((d,), mean=1.0)
-            layout[block + "ln_2.bias"] = Start((d,))
-            layout[block + "mlp.c_fc.weight"] = Start((d, f), std)
-            layout[block + "mlp.c_fc.bias"] = Start((f,))
-            layout[block + "mlp.c_proj.weight"] = Start((f, d), residual_std)
-            layout[block + "mlp.c_proj.bias"] = Start((d,))
-        layout["ln_f.weight"], layout["ln_f.bias"] = Start((d,), mean=1.0), Start((d,))
+            layout.update(norm_layer(block + "ln_1", d))
+            layout.update(linear_layer(block + "attn.c_attn", d, 3 * d, std))
+            layout.update(linear_layer(block + "attn.c_proj", d, d, residual_std))
+            layout.update(norm_layer(block + "ln_2", d))
+            layout.update(linear_layer(block + "mlp.c_fc", d, f, std))
+            layout.update(linear_layer(block + "mlp.c_proj", f, d, residual_std))
+        layout.update(norm_layer("ln_f", d))
         if not config.tie_embeddings:
             layout["lm_head.weight"] = Start((v, d), std)
         return layout
@@ -220,10 +219,8 @@ class ModernLanguageModel(LanguageModel):
 
     def attention(self, cache: ModernCache) -> list[list[list[Matrix]]]:
         """The weights as contexts x layers x heads x queries x keys; each row sums to 1."""
-        by_layer = [
-            [[head.weights for head in heads] for heads in block.heads] for block in cache.blocks
-        ]
-        return [list(layers) for layers in zip(*by_layer)]
+        by_layer = [[[h.weights for h in heads] for heads in block.heads] for block in cache.blocks]
+        return list(map(list, zip(*by_layer)))
 
 
 # Try it: RMSNorm, which newer models have: divide each row by the root of its mean square, without

@@ -3,38 +3,24 @@
     parameters, gradients  --update, in place-->  parameters with a slightly smaller loss
 
 The gradient says for each weight how the loss rises when that weight does. An optimizer takes a
-small step the other way. Rung 1 needs SGD; what rung 3 adds stands below it.
+small step the other way.
 """
 
-from __future__ import annotations
-
 from math import cos, pi, sqrt
-from typing import Protocol
+from typing import Union
 
 from tiny_llm.matmul import dot
 from tiny_llm.model import Parameters, Tensor, rows_of
 
 
-class Optimizer(Protocol):
-    """What the training loop knows of an optimizer, and what keeps it when it is saved."""
-
-    learning_rate: float
-    steps: int  # updates made so far
-    moments: tuple[str, ...]  # the averages that it keeps of each parameter's slopes
-    state: Parameters  # these averages, by name
-
-    def update(self, parameters: Parameters, gradients: Parameters) -> None:
-        """One step, in place. `gradients` has the names and shapes of `parameters`."""
-
-
 class SGD:
     """Stochastic gradient descent (Robbins and Monro, 1951): w <- w - learning_rate * g."""
 
-    moments = ()
+    moments: tuple[str, ...] = ()  # what it remembers of each parameter's slopes: nothing
 
     def __init__(self, learning_rate: float = 0.1) -> None:
         self.learning_rate = learning_rate
-        self.steps = 0
+        self.steps = 0  # updates made so far
         self.state: Parameters = {}
 
     def update(self, parameters: Parameters, gradients: Parameters) -> None:
@@ -44,11 +30,6 @@ class SGD:
         for name, tensor in parameters.items():
             for weights, slopes in zip(rows_of(tensor), rows_of(gradients[name])):
                 weights[:] = [w - rate * g for w, g in zip(weights, slopes)]
-
-
-def global_norm(gradients: Parameters) -> float:
-    """The length of all gradients together, as one long vector."""
-    return sqrt(sum(dot(row, row) for tensor in gradients.values() for row in rows_of(tensor)))
 
 
 # Try it: `tiny-lm train --learning-rate 30`, then 0.003, where 0.3 is usual. Steps that are too
@@ -69,7 +50,7 @@ class AdamW:
     decay pulls matrices, not vectors, towards 0. `state` keeps both, as "m.NAME" and "v.NAME".
     """
 
-    moments = ("m", "v")
+    moments: tuple[str, ...] = ("m", "v")
 
     def __init__(
         self,
@@ -113,6 +94,14 @@ class AdamW:
             self.state[name] = zeros if isinstance(tensor[0], list) else zeros[0]
         moment: Tensor = self.state[name]
         return moment
+
+
+Optimizer = Union[SGD, AdamW]
+
+
+def global_norm(gradients: Parameters) -> float:
+    """The length of all gradients together, as one long vector."""
+    return sqrt(sum(dot(row, row) for tensor in gradients.values() for row in rows_of(tensor)))
 
 
 def clip_by_global_norm(gradients: Parameters, norm: float, limit: float) -> None:

@@ -4,16 +4,13 @@
        ^                                                                           |
        +-------------------- the token joins the context -------------------------+
 
-A language model writes by predicting one token, taking it as given, and predicting again. With this
-chapter you have read a complete language model, from the text to the sample.
+A language model writes by predicting one token, taking it as given, and predicting again. After
+this chapter you have read a complete one, from the text to the sample.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Callable, Optional
 
 from tiny_llm.layers import softmax
@@ -23,12 +20,12 @@ from tiny_llm.model import LanguageModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from the model's probabilities. Raises ValueError for what makes no sense.
+    """How to draw from the model's probabilities.
 
     temperature divides the logits: below 1 the likely tokens become likelier, at 0 the likeliest
     takes all (greedy). top_k keeps the k likeliest tokens (0: all of them; Fan et al., 2018), then
     top_p the fewest of these that together have at least probability p (1: all; Holtzman et al.,
-    2020).
+    2020). Raises ValueError for what makes no sense.
     """
 
     temperature: float = 1.0
@@ -36,18 +33,11 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"the temperature must be at least 0, not {self.temperature:g}")
-        if self.top_k < 0:
-            raise ValueError(f"top-k must be at least 0 (0 keeps all tokens), not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top-p must be above 0 and at most 1, not {self.top_p:g}")
+        if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
+            raise ValueError(f"{self}: temperature and top_k must be >= 0, and 0 < top_p <= 1")
 
     def probabilities(self, logits: Vector) -> Vector:
-        """The distribution that the next token is drawn from: V logits -> V probabilities.
-
-        Of equally likely tokens the one with the smaller id goes first.
-        """
+        """The distribution that the next token is drawn from: V logits -> V probabilities."""
         ranked = sorted(range(len(logits)), key=lambda token: -logits[token])
         if self.temperature == 0:
             ranked = ranked[:1]
@@ -93,21 +83,20 @@ def generate(
     prompt: list[int],
     max_new_tokens: int,
     rng: random.Random,
-    sampling: Optional[Sampling] = None,
+    sampling: Sampling = Sampling(),  # noqa: B008: it is frozen
     read: Optional[Callable[[list[int]], Vector]] = None,
 ) -> Iterator[int]:
     """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn.
 
-    Of a prompt longer than the context, the model sees the end. `read` gives the logits that follow
-    a window, in place of `next_logits`. Raises ValueError for an empty prompt.
+    The model sees the end of a long prompt. `read` may give the logits that follow a window, in
+    place of `next_logits`. Raises ValueError for an empty prompt.
     """
     if not prompt:
         raise ValueError("the prompt is empty; give at least one token to continue")
-    sampling = sampling or Sampling()
-    read = read or partial(next_logits, model)
     window = prompt[-model.config.context_length :]
     for _ in range(max_new_tokens):
-        token = sampling.draw(read(window), rng)
+        logits = read(window) if read else next_logits(model, window)
+        token = sampling.draw(logits, rng)
         yield token
         window = slide(window, token, model)
 

@@ -8,24 +8,8 @@ text: the scheme of Karpathy's char-rnn (2015), with its traditional names `stoi
 integer") and `itos`. Real models cut text into longer pieces, but a model sees ids alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import Any, Protocol
-
-
-class Tokenizer(Protocol):
-    """What every tokenizer can do, as CharTokenizer does it."""
-
-    kind: str  # its name in a file
-    unit: str  # what one of its tokens is called
-
-    @property
-    def vocab_size(self) -> int: ...  # the number of different tokens, V
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def token_bytes(self, token: int) -> bytes: ...
-    def state(self) -> dict[str, Any]: ...
+from typing import Any
 
 
 class CharTokenizer:
@@ -47,7 +31,7 @@ class CharTokenizer:
             raise ValueError("an alphabet holds single characters, each of them once")
 
     @classmethod
-    def from_text(cls, text: str) -> CharTokenizer:
+    def from_text(cls, text: str) -> "CharTokenizer":
         """The tokenizer whose alphabet is the sorted set of the characters of `text`."""
         return cls(sorted(set(text)))
 
@@ -55,10 +39,10 @@ class CharTokenizer:
         """The ids of the characters of `text`. Raises ValueError that names the unknown ones."""
         unknown = sorted(set(text) - self.stoi.keys())
         if unknown:
+            known = " ".join(map(repr, self.itos[:100])) + " ..." * (self.vocab_size > 100)
             raise ValueError(
-                f"the model does not know {' '.join(map(repr, unknown[:100]))}; the characters of "
-                f"its training text are {' '.join(map(repr, self.itos[:100]))}"
-                f"{' and more' if self.vocab_size > 100 else ''}"
+                f"the model does not know {' '.join(map(repr, unknown[:100]))}; "
+                f"the characters of its training text are {known}"
             )
         return [self.stoi[character] for character in text]
 

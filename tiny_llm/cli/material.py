@@ -21,8 +21,8 @@ from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
 from tiny_llm.text.token_file import TokenFile, is_token_file, open_tokens
-from tiny_llm.text.tokenizers import tokenizer_from
-from tiny_llm.tokenizer import CharTokenizer, Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
+from tiny_llm.tokenizer import CharTokenizer
 
 VAL_FRACTION = 0.1
 

@@ -39,7 +39,8 @@ from tiny_llm.text.token_file import (
     read_description,
     write_tokens,
 )
-from tiny_llm.tokenizer import CharTokenizer, Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer
+from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.view.progress import Progress, clock
 from tiny_llm.view.terminal import style_for
 

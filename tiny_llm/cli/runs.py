@@ -16,8 +16,7 @@ from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.steps import RecentLosses
-from tiny_llm.text.tokenizers import tokenizer_from
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 RUNS = Path("runs")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.options import DEFAULT_PROMPT
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer
 
 
 class Text(NamedTuple):

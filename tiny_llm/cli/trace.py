@@ -19,7 +19,7 @@ from tiny_llm.cli.setup import schedule_of
 from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, generate
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.svg import terminal_svg
 from tiny_llm.view.terminal import Style, style_for
 from tiny_llm.view.trace.step import as_json, trace

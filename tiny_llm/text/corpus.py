@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from tiny_llm.batches import Contexts, Examples, Ids, Targets, Windows, examples_of
+from tiny_llm.batches import Contexts, Examples, Ids, Targets, Windows
 
 Line = TypeVar("Line", bound=Sequence[object])
 
@@ -36,7 +36,7 @@ class RunningText:
 
     def examples(self, context_length: int, predicts_every_token: bool) -> Examples:
         """Every token with what stands before it, or windows. See chapter 2."""
-        return examples_of(self.ids, context_length, predicts_every_token)
+        return (Windows if predicts_every_token else Examples)(self.ids, context_length)
 
     def beginning(self, predictions: int) -> RunningText:
         """The first so many tokens to predict."""

@@ -31,8 +31,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.pretokenize import pieces
 from tiny_llm.text.token_file import packed
-from tiny_llm.text.tokenizers import tokenizer_from
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 BLOCK = 2**18  # characters that are read, and about as many that are encoded at a time
 LEARNED_FROM, MOST_PIECES = 10_000_000, 100_000  # characters, and different pieces of them

@@ -1,11 +1,26 @@
-"""The one table of tokenizers: kind -> how to build one again from its plain data."""
+"""What every tokenizer can do, and how to build one again from its plain data."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Iterable
+from typing import Any, Callable, Protocol
 
 from tiny_llm.text.bpe import BPETokenizer
-from tiny_llm.tokenizer import CharTokenizer, Tokenizer
+from tiny_llm.tokenizer import CharTokenizer
+
+
+class Tokenizer(Protocol):
+    """What every tokenizer can do: see chapter 1 for one of them."""
+
+    kind: str  # its name in a file
+    unit: str  # what one of its tokens is called
+
+    @property
+    def vocab_size(self) -> int: ...  # the number of different tokens, V
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def token_bytes(self, token: int) -> bytes: ...
+    def state(self) -> dict[str, Any]: ...
 
 
 def _char(state: dict[str, Any]) -> CharTokenizer:

@@ -16,7 +16,7 @@ from tiny_llm.layers import AttentionCache, softmax, split_columns
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
 from tiny_llm.modern_block import BlockCache, ModernCache, ModernConfig
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.attention_map import attention_matrix, score_matrix
 from tiny_llm.view.heads import choose_heads, summary_table
 from tiny_llm.view.rows import INDENT, first_numbers, in_columns

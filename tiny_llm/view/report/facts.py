@@ -23,7 +23,7 @@ from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.stream import TextStream
-from tiny_llm.tokenizer import Tokenizer
+from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.pca import project
 from tiny_llm.view.terminal import Style, visible
 

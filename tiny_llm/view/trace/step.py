@@ -23,8 +23,8 @@ from tiny_llm.layers import add_rows, cross_entropy, embedding, softmax
 from tiny_llm.matmul import Matrix
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import SGD, AdamW, clip_by_global_norm, global_norm
+from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.text.yardsticks import guessing_loss
-from tiny_llm.tokenizer import Tokenizer
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace import data
 from tiny_llm.view.trace.stages import Anatomy, anatomy, place_of
