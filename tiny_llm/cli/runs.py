@@ -168,7 +168,7 @@ def _record(kind: Any, values: dict[str, Any]) -> Any:
     record = kind(**values)
     types = {"int": int, "float": float, "str": str, "bool": bool}
     for entry in dataclasses.fields(kind):
-        if type(values[entry.name]) is not types[str(entry.type)]:
+        if type(values[entry.name]) is not types[getattr(entry.type, "__name__", str(entry.type))]:
             raise ValueError(f"{entry.name} is {values[entry.name]!r}")
     return record
 
