@@ -52,7 +52,6 @@ class Examples:
 
     def for_pass(self, rng: random.Random) -> "Examples":
         """What one pass over the text goes through: the same in each."""
-        rng.randrange(1)
         return self
 
 
@@ -92,7 +91,7 @@ class Batches:
         return examples.take(order[i] for i in range(first, last))
 
     def _pass(self, number: int) -> tuple[int, Examples, Sequence[int]]:
-        rng = random.Random(f"pass {number} of seed {self.seed}")
+        rng = random.Random(f"{self.seed}/{number}")  # frozen: every run follows from this text
         return number, self.examples.for_pass(rng), self.order(self.per_pass, rng)
 
 

@@ -107,8 +107,8 @@ def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix
     return loss / len(logits), dlogits
 
 
-# Try it: leave the `1 -` out of tanh_backward. Training still works, a little worse, and only
-# `tiny-lm gradcheck` (chapter 10) tells you that the slopes are wrong.
+# Try it: leave the `1 -` out of tanh_backward. Training still works, only worse, and nothing but
+# `tiny-lm gradcheck` (chapter 10) tells you that slopes are wrong.
 
 # ---------------------------------------------------------------- rung 2: attention
 

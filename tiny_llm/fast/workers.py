@@ -132,9 +132,7 @@ class Workers:
         if len(parts) == 1:
             with use(self.matmul):
                 return self.compute(self.model, contexts, targets, seed)
-        own, *others = [
-            part._replace(seed=f"{seed}, share {number}") for number, part in enumerate(parts)
-        ]
+        own, *others = [part._replace(seed=f"{seed}/{number}") for number, part in enumerate(parts)]
         try:
             return self._together(own, others)
         except BaseException:

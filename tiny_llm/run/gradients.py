@@ -58,7 +58,7 @@ class Gradients:
         first = step * self.batches_per_step
         parts = [self.batches.batch(first + part) for part in range(self.batches_per_step)]
         self.predictions = sum(len(targets) for _, targets in parts)
-        seed = f"dropout of step {step} of seed {self.batches.seed}"
+        seed = f"{self.batches.seed}/{step}"  # frozen, as are its parts: every run follows from it
         with use(self.matmul):
             if len(parts) == 1:
                 return self.of_batch(*parts[0], seed)
@@ -73,7 +73,7 @@ class Gradients:
         """
         mean_loss, mean = 0.0, {}
         for number, (contexts, targets) in enumerate(parts):
-            loss, gradients = self.of_batch(contexts, targets, f"{seed}, part {number}")
+            loss, gradients = self.of_batch(contexts, targets, f"{seed}/{number}")
             weight = len(targets) / self.predictions
             mean_loss += weight * loss
             if not math.isfinite(mean_loss):
