@@ -11,7 +11,7 @@ from tiny_llm import (
     ModernConfig,
     ModernLanguageModel,
 )
-from tiny_llm.matmul import WAYS
+from tiny_llm.fast.products import WAYS
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")

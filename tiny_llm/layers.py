@@ -179,7 +179,7 @@ def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Mat
 
 
 def add_rows(x: Matrix, y: Matrix) -> Matrix:
-    """x + y, both N x D. As a residual connection: x, and what a layer makes of it.
+    """x + y, number by number: both N x D. A residual connection, if y is what a layer makes of x.
 
     Its backward hands the same slope to both. So a slope reaches the bottom of a deep stack
     undiminished along the x of every sum, where a chain of layers alone would multiply it by one

@@ -89,8 +89,8 @@ def rows_of(tensor: Tensor) -> Matrix:
     return list(rows)
 
 
-# Try it: draw all weights alike (`std` in place of `rng.gauss(...)`). Rung 1 then ends above the cost
-# of counting pairs: its hidden units stay copies of each other.
+# Try it: draw all weights alike (`std` in place of `rng.gauss(...)`). Rung 1 then ends above the
+# cost of counting pairs: its hidden units stay copies of each other.
 
 # ---------------------------------------------------------------- rungs 2 and 3: many linear layers
 

@@ -86,5 +86,5 @@ def evaluate(model: LanguageModel, examples: Examples, predictions: int = 1024) 
     return total / count
 
 
-# Try it: call `optimizer.update` twice in a row, which is a learning rate twice as high: rung 1 bears
-# it. Ten times in a row, its loss rises far above guessing before it falls.
+# Try it: call `optimizer.update` twice in a row, which is a learning rate twice as high: rung 1
+# bears it. Ten times in a row, its loss rises far above guessing before it falls.

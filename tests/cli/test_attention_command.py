@@ -270,9 +270,3 @@ def test_the_other_commands_sum_up_the_heads_too(modern, capsys):
     expected = list(summary_table(choose_heads(weights_of(modern, "the mat")[0]), Style()))
     assert main(["generate", "-p", "the mat", "-n", "0", "--show-attention"]) == 0
     assert "\n".join(expected) in capsys.readouterr().out
-    small = ["--data", "text.txt", "-p", "the", "-n", "1", "--d-model", "4", "--n-heads", "2"]
-    assert main(["walk", *small, "--show-attention"]) == 0
-    out = capsys.readouterr().out
-    assert re.search(
-        r"all heads\nOn average over positions 2 to 2\..*\n    1    2 +\.", out, re.DOTALL
-    )

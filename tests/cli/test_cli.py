@@ -424,12 +424,6 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("flags", [["--lr", "1e300", "--train", "--steps", "20"]])
-def test_a_walk_whose_training_diverges_says_so(capsys, flags):
-    assert main(["walk", "--quiet", "-n", "1", "-p", "a", *flags]) == 1
-    assert error_of(capsys).startswith("tiny-lm: error: the loss of step ")
-
-
 def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
     train(text, "--quiet")
     assert main(["eval", "--quiet"]) == 1

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.terminal_picture import (
+    BASIC,
+    CELL,
+    INK,
+    LINE,
+    MARGIN,
+    palette_color,
+    terminal_svg,
+)
 from tiny_llm.view import attention_picture
 from tiny_llm.view.attention_map import attention_matrix, attention_report
 from tiny_llm.view.attention_picture import FAINT, WRITTEN, attention_svg
 from tiny_llm.view.heads import Head
-from tiny_llm.view.svg import BASIC, CELL, INK, LINE, MARGIN, escaped, palette_color, terminal_svg
+from tiny_llm.view.svg import escaped
 from tiny_llm.view.terminal import Style, display_width, fraction_text, plain
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
 from tiny_llm.view.attention_map import (
     BLACK,
     CAVEAT,
@@ -34,7 +33,6 @@ from tiny_llm.view.terminal import (
     style_for,
     visible,
 )
-from tiny_llm.view.walk import walk
 
 PLAIN, ASCII, COLOR = Style(), Style(unicode=False), Style(color=True)
 WEIGHTS = [[1.0, 0.0, 0.0], [0.33, 0.67, 0.0], [0.1, 0.2, 0.7]]
@@ -353,115 +351,3 @@ def cell_before(line, end):
     """The three characters before column `end`, which counts wide characters twice."""
     columns = "".join(c + " " * (display_width(c) - 1) for c in line if display_width(c))
     return columns[end - 3 : end]
-
-
-# ---------------------------------------------------------------- walk.py
-
-TOKENIZER = CharTokenizer.from_text("abc \n")
-MODEL = ModernLanguageModel(
-    ModernConfig(5, context_length=8, d_model=4, n_heads=2, n_layers=2), seed=1
-)
-
-
-def test_the_walk_passes_every_stage_in_order():
-    text = "\n".join(walk(MODEL, TOKENIZER, "ab c", PLAIN))
-    block = [
-        "LayerNorm           4 x 4  (T x D)     ops.layer_norm(h.{}.ln_1)",
-        "query, key, value   4 x 12  (T x 3D)   ops.linear(h.{}.attn.c_attn)",
-        "scores, weights     2 x 4 x 4  (H x T x T) ops.attention",
-        "heads side by side  4 x 4  (T x D)     ops.multi_head_attention",
-        "projected, added    4 x 4  (T x D)     ops.linear(h.{}.attn.c_proj), ops.add_rows",
-        "LayerNorm           4 x 4  (T x D)     ops.layer_norm(h.{}.ln_2)",
-        "feed-forward, wide  4 x 16  (T x F)    ops.linear(h.{}.mlp.c_fc)",
-        "GELU                4 x 16  (T x F)    ops.gelu",
-        "narrowed, added     4 x 4  (T x D)     ops.linear(h.{}.mlp.c_proj), ops.add_rows",
-    ]
-    assert re.findall(r"^[A-Za-z].*\(.* x .*\).*", text, re.MULTILINE) == [
-        "token embedding     4 x 4  (T x D)     ops.embedding(wte)",
-        "position embedding  4 x 4  (T x D)     ops.embedding(wpe)",
-        "their sum           4 x 4  (T x D)     ops.add_rows",
-        *(line.format(layer) for layer in (0, 1) for line in block),
-        "LayerNorm           4 x 4  (T x D)     ops.layer_norm(ln_f)",
-        "logits              4 x 5  (T x V)     matmul.matmul_bt(wte)",
-    ]
-
-
-def test_the_walk_shows_tokens_with_positions_and_ids():
-    text = "\n".join(walk(MODEL, TOKENIZER, "a\nb", PLAIN))
-    assert (
-        "tokens, ids         3  (T)             tokenizer.encode\n"
-        "  position 0 1 2\n"
-        "  token    a ↵ b\n"
-        "  id       2 0 3\n"
-    ) in text
-
-
-def test_the_numbers_of_the_walk_are_those_of_the_forward():
-    logits, cache = MODEL.forward([TOKENIZER.encode("ab c")])
-    text = "\n".join(walk(MODEL, TOKENIZER, "ab c", PLAIN))
-    assert f"  mean {number_text(mean(cache.final)):>5}" in text.split("prediction")[1]
-    for rows in (cache.token_rows, cache.blocks[1].middle, cache.blocks[0].out, logits):
-        shown = "".join(f"{number_text(value):>6}" for value in rows[-1])
-        assert f"  [{shown}]" in text
-    head = cache.blocks[1].heads[0][1]
-    seen = [score for i, row in enumerate(head.scores) for score in row[: i + 1]]
-    assert (
-        f"head 2  scores {number_text(min(seen), 1):>5} to {number_text(max(seen), 1):>4}" in text
-    )
-
-
-def mean(rows):
-    values = [value for row in rows for value in row]
-    return sum(values) / len(values)
-
-
-def test_the_walk_ends_with_the_likeliest_tokens():
-    model = ModernLanguageModel(ModernConfig(5, 8, 4, 2, 1, tie_embeddings=False))
-    model.parameters["ln_f.weight"] = [0.0] * 4
-    model.parameters["ln_f.bias"] = [1.0, 0.0, 0.0, 0.0]
-    odds = [1, 3, 2, 1, 13]  # of 20: the LM head reads nothing but the 1.0
-    model.parameters["lm_head.weight"] = [[math.log(odd), 0.0, 0.0, 0.0] for odd in odds]
-    text = "\n".join(walk(model, TOKENIZER, "ab", Style(width=60)))
-    assert "matmul.matmul_bt(lm_head)" in text
-    assert text.endswith(
-        "  .650  c  id 4    ██████████████████████████\n"
-        "  .150  ·  id 1    ██████\n"
-        "  .100  a  id 2    ████\n"
-        "  .050  ↵  id 0    ██\n"
-        "  .050  b  id 3    ██"
-    )
-
-
-def test_the_walk_of_a_long_prompt_shows_its_end():
-    lines = list(walk(MODEL, TOKENIZER, "aaaab cab c", PLAIN))
-    assert "The prompt has 11 tokens; the model sees the last 8, its whole context." in lines
-    assert "  token    a b · c a b · c" in lines
-
-
-def test_the_walk_shows_attention_in_full_when_asked():
-    _, cache = MODEL.forward([TOKENIZER.encode("ab c")])
-    text = "\n".join(walk(MODEL, TOKENIZER, "ab c", PLAIN, show_attention=True))
-    for block in cache.blocks:
-        for head in block.heads[0]:
-            assert score_matrix(head.scores, list("ab c"), PLAIN) in text
-            assert attention_matrix(head.weights, list("ab c"), PLAIN) in text
-
-
-@pytest.mark.parametrize("prompt", ["", "x"])
-def test_a_prompt_that_cannot_be_walked_is_refused(prompt):
-    with pytest.raises(ValueError, match=r"prompt is empty|does not know 'x'"):
-        list(walk(MODEL, TOKENIZER, prompt, PLAIN))
-
-
-@given(st.text(characters, min_size=1, max_size=20), styles, st.booleans(), st.data())
-@settings(max_examples=40, deadline=None)
-def test_the_walk_of_any_text_keeps_to_its_columns(text, style, show_attention, data):
-    tokenizer = CharTokenizer.from_text(text)
-    size = ModernConfig(tokenizer.vocab_size, data.draw(st.integers(1, 20)), 4, 2, 1)
-    model = ModernLanguageModel(size)
-    scale = data.draw(st.sampled_from([1.0, 1e6]))
-    model.parameters["wte.weight"] = [
-        [w * scale for w in r] for r in model.parameters["wte.weight"]
-    ]
-    for part in walk(model, tokenizer, text, style, show_attention):
-        check_display(part, style)

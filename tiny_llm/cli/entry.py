@@ -33,10 +33,6 @@ COMMANDS = {
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "report": ("report", "write one HTML page about a saved model, to be handed out"),
-    "walk": (
-        "walk",
-        "show every stage of the modern block on one prompt, before and after training",
-    ),
 }
 
 

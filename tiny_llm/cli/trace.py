@@ -13,15 +13,13 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.errors import UsageError
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.material import new_material, read_source
-from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
 from tiny_llm.cli.setup import schedule_of
 from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, generate
 from tiny_llm.text.tokenizers import Tokenizer
-from tiny_llm.view.svg import terminal_svg
-from tiny_llm.view.terminal import Style, style_for
+from tiny_llm.view.terminal import style_for
 from tiny_llm.view.trace.step import as_json, trace
 from tiny_llm.view.trace.text import as_lines
 
@@ -48,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the text to learn from; its last token is the last one to predict",
     )
     parser.add_argument("--json", action="store_true", help="the same facts for machines")
-    add_svg(parser)
+    parser.add_argument(
+        "--forward-only", action="store_true", help="from the text to the probabilities, no more"
+    )
+    parser.add_argument(
+        "--show-attention", action="store_true", help="scores and weights of all heads, key by key"
+    )
     flags.add_cutting(flags.add_data_group(parser))
     flags.add_sizes(parser)
     add = parser.add_argument_group("training (each rung has its own defaults)").add_argument
@@ -76,17 +79,13 @@ class _Start(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Print the trace."""
-    if args.svg:
-        check_svg(args.svg)
     start = _saved(args) if args.checkpoint else _new(args)
     told = trace(*start)
-    if args.svg:
-        lines = as_lines(told, Style(color=True))
-        write_svg(args.svg, terminal_svg("\n".join(lines), "tiny-lm trace"))
     if args.json:
         print(as_json(told))
         return 0
-    for line in as_lines(told, style_for(sys.stdout, args.color)):
+    style = style_for(sys.stdout, args.color)
+    for line in as_lines(told, style, args.forward_only, args.show_attention):
         print(line)
     return 0
 

@@ -76,8 +76,11 @@ class Stage:
     part: str  # of the network: "layer 1 of 2", or ""
     name: str
     what: str  # it does, in a few words
-    letters: str  # of the dimension key in layers.py: "T x D"
+    letters: str  # of the dimension key in layers.py: "N x D"; "" if the code says none
     shape: tuple[int, int]
+    code: str  # the statement that asked for it
+    code_place: str  # its file and line
+    layer: str  # whose parameters it used: "h.0.attn.c_attn"
     places: list[Place]
     numbers: list[Numbers]
     is_attention: bool = False  # then the numbers are one head's scores and weights, key by key
@@ -218,7 +221,6 @@ class Trace:
     """The whole step, in order."""
 
     model: str
-    rung: int
     config: dict[str, Any]
     sizes: dict[str, tuple[int, str]]  # letter of the shapes -> size, meaning
     weights: int  # how many the model has

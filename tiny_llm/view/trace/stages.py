@@ -1,72 +1,151 @@
-"""The stages of each rung's forward as plain data, read from the cache that the forward left.
+"""The stages of a forward as plain data, from what was noted while it ran.
 
-    model, cache, logits --anatomy, stages--> name, shape, who did it, range, last row of each stage
+    calls --stages--> name, shape, the line of code, the function at work, range, last row of each
 
-Only rung 1's sums before tanh are computed again, by the same function: its cache does not keep
-them, because the backward of tanh needs its output alone. Files and lines are those that Python
-itself says of each function, so they cannot drift from the code.
+Nothing here knows a rung: names are those of the variables in the rung's own code, words are those
+of the functions that ran, shapes those of their numbers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable
 
-from tiny_llm.attention_lm import AttentionLanguageModel, AttentionLMCache
-from tiny_llm.layers import (
-    AttentionCache,
-    add_rows,
-    attention,
-    embedding,
-    gelu,
-    layer_norm,
-    linear,
-    multi_head_attention,
-    softmax,
-    split_columns,
-    tanh,
-)
-from tiny_llm.matmul import Matrix, matmul_bt
-from tiny_llm.mlp_lm import MLPCache, MLPLanguageModel
+from tiny_llm import layers
+from tiny_llm.layers import AttentionCache
+from tiny_llm.matmul import Matrix
 from tiny_llm.model import LanguageModel
-from tiny_llm.modern_block import BlockCache, ModernCache, ModernLanguageModel
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace.data import Numbers, Place, Stage
+from tiny_llm.view.trace.record import Call
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent  # the folder that the package lies in
+SHAPE_COMMENT = re.compile(r"#\s*((?:\d*[A-Z]+|1) x (?:\d*[A-Z]+))")
+SIZES = {  # letter of the dimension key in layers.py -> field of a config, meaning
+    "C": ("context_length", "tokens in a context at most"),
+    "E": ("d_embedding", "numbers for a token"),
+    "U": ("d_hidden", "hidden units"),
+    "D": ("d_model", "numbers for a position"),
+    "H": ("n_heads", "heads in each layer"),
+    "V": ("vocab_size", "tokens in the vocabulary"),
+}
 
 
-class Anatomy(NamedTuple):
-    """What a trace must know of a rung beside the contract."""
-
-    rung: int
-    sizes: dict[str, tuple[int, str]]  # letter -> size, meaning
-    token_table: str  # the parameter whose rows are the tokens' vectors
-    position_table: Optional[str]  # the one whose rows are the positions' vectors
-    stages: Callable[[Any, Matrix], Iterator[Stage]]  # cache, logits -> stages
+def sizes(model: LanguageModel) -> dict[str, tuple[int, str]]:
+    """letter -> size, meaning: what the config of this model has."""
+    return {
+        letter: (getattr(model.config, field), meaning)
+        for letter, (field, meaning) in SIZES.items()
+        if hasattr(model.config, field)
+    }
 
 
 def place_of(function: Callable[..., Any]) -> Place:
     """File, line and name of a function of this package; the file as seen from beside it."""
     inner: Any = inspect.unwrap(function)
-    path = Path(inspect.getfile(inner)).resolve()
-    file = path.relative_to(ROOT).as_posix() if ROOT in path.parents else path.name
-    return Place(file, inner.__code__.co_firstlineno, inner.__qualname__)
+    code = inner.__code__
+    return Place(short_path(inspect.getfile(inner)), code.co_firstlineno, inner.__qualname__)
 
 
-def anatomy(model: LanguageModel) -> Anatomy:
-    """How this model is built. Raises ValueError for one that is no rung of the ladder."""
-    if isinstance(model, MLPLanguageModel):
-        return _mlp(model)
-    if isinstance(model, AttentionLanguageModel):
-        return _attention_lm(model)
-    if isinstance(model, ModernLanguageModel):
-        return _modern(model)
-    raise ValueError(f"a trace knows the three rungs, not {type(model).__name__}")
+def short_path(file: str) -> str:
+    """The path of a file of this package as seen from beside it, else its name alone."""
+    path = Path(file).resolve()
+    return path.relative_to(ROOT).as_posix() if ROOT in path.parents else path.name
+
+
+def tables(model: LanguageModel, calls: Sequence[Call]) -> list[tuple[str, list[int]]]:
+    """The tables that rows were looked up in, each with the ids of the rows."""
+    return [
+        (_parameters(model, call)[0], list(call.arguments[0]))
+        for call in calls
+        if inspect.unwrap(call.function) is inspect.unwrap(layers.embedding)
+    ]
+
+
+def stages(model: LanguageModel, calls: Sequence[Call]) -> Iterator[Stage]:
+    """Each call of the rung itself, and after attention one stage for each head."""
+    part = ""
+    own = [call for call in calls if call.depth == 0]
+    for call, following in zip(own, [*own[1:], None]):
+        parameters = _parameters(model, call)
+        if parameters:
+            part = _part(model, parameters[0], part)
+        stage = replace(_stage(call, parameters), part=part)
+        if following is not None and following.code == call.code:  # a call within that call
+            stage = replace(stage, name=stage.layer.rpartition(".")[2] or call.function.__name__)
+        yield stage
+        heads = _heads(call.rest)
+        for number, head in enumerate(heads, 1):
+            yield replace(_head(head, f"head {number} of {len(heads)}"), part=part)
+
+
+def _parameters(model: LanguageModel, call: Call) -> list[str]:
+    """The names of the parameters that a function was given."""
+    return [n for n, tensor in model.parameters.items() if any(tensor is a for a in call.arguments)]
+
+
+def _part(model: LanguageModel, parameter: str, before: str) -> str:
+    """layer 1 of 2, if the name of the parameter has the number of a layer."""
+    numbers = [int(word) for word in parameter.split(".") if word.isdigit()]
+    if not numbers:
+        return before and "after the last layer"
+    return f"layer {numbers[0] + 1} of {model.config.n_layers}"
+
+
+def _stage(call: Call, parameters: list[str]) -> Stage:
+    code = call.code
+    function = inspect.unwrap(call.function)
+    comment = SHAPE_COMMENT.search(code.text) if code else None
+    layer = parameters[0].rpartition(".")[0] if parameters else ""
+    return Stage(
+        part="",
+        name=(code.name if code else "") or function.__name__,
+        what=in_words(function),
+        letters=comment[1] if comment else "",
+        shape=(len(call.out), len(call.out[0])),
+        code=code.text.split("  #")[0] if code else "",
+        code_place=f"{short_path(code.file)}:{code.line}" if code else "",
+        layer=layer,
+        places=[place_of(function)],
+        numbers=[numbers(call.out)],
+    )
+
+
+def in_words(function: Callable[..., Any]) -> str:
+    """What a function does: the first line of its docstring, without shapes and full stop."""
+    first = (inspect.getdoc(function) or function.__name__).partition("\n")[0]
+    return re.sub(r"(: \S+ [^:]*( x |->)[^:]*)?\.?( Raises.*)?$", "", first)
+
+
+def _heads(cache: Any) -> list[AttentionCache]:
+    """The heads in what an attention returned for the one context."""
+    if isinstance(cache, AttentionCache):
+        return [cache]
+    if isinstance(cache, list) and cache and isinstance(cache[0], list):
+        return [head for head in cache[0] if isinstance(head, AttentionCache)]
+    return []
+
+
+def _head(head: AttentionCache, name: str) -> Stage:
+    """One head's scores and the weights that they become, of the last query, which sees all."""
+    return Stage(
+        part="",
+        name=name,
+        what="the last query's scores for each key, and the weights that softmax makes of them",
+        letters="Q x K",
+        shape=(len(head.weights), len(head.weights[0])),
+        code="",
+        code_place="",
+        layer="",
+        places=[place_of(layers.attention), place_of(layers.softmax)],
+        numbers=[numbers(head.scores[-1:], "scores"), numbers(head.weights[-1:], "weights")],
+        is_attention=True,
+    )
 
 
 def numbers(rows: Matrix, label: str = "") -> Numbers:
@@ -80,135 +159,3 @@ def numbers(rows: Matrix, label: str = "") -> Numbers:
             "the network computes numbers that are not finite; its weights are too large"
         )
     return Numbers(label, min(values), max(values), list(rows[-1]))
-
-
-def _stage(
-    name: str, what: str, letters: str, rows: Matrix, *functions: Callable[..., Any]
-) -> Stage:
-    """A stage with one matrix."""
-    shape = len(rows), len(rows[0])
-    return Stage("", name, what, letters, shape, list(map(place_of, functions)), [numbers(rows)])
-
-
-# ---------------------------------------------------------------- rung 1
-
-
-def _mlp(model: MLPLanguageModel) -> Anatomy:
-    size = model.config
-    sizes = {
-        "B": (1, "context"),
-        "C": (size.context_length, "slots, one for each token"),
-        "E": (size.d_embedding, "numbers for a token"),
-        "H": (size.d_hidden, "hidden units"),
-        "V": (size.vocab_size, "tokens in the vocabulary"),
-    }
-    return Anatomy(1, sizes, "embedding.weight", None, lambda *made: _mlp_stages(model, *made))
-
-
-def _mlp_stages(model: MLPLanguageModel, cache: MLPCache, logits: Matrix) -> Iterator[Stage]:
-    p = model.parameters
-    side_by_side = model._side_by_side
-    what = "the vectors of all slots in one row, the last token's at its end"
-    yield _stage("inputs", what, "B x C E", cache.inputs, embedding, side_by_side)
-    sums = linear(cache.inputs, p["hidden.weight"], p["hidden.bias"])  # as the forward did
-    what = (
-        "every hidden unit adds up all inputs, each times a weight of its own (computed again for "
-        "this display: the forward keeps only what comes next)"
-    )
-    yield _stage("hidden sums", what, "B x H", sums, linear)
-    yield _stage("hidden", "each sum squashed into -1 .. 1", "B x H", cache.hidden, tanh)
-    what = "every token of the vocabulary gets a score"
-    yield _stage("logits", what, "B x V", logits, linear)
-
-
-# ---------------------------------------------------------------- rung 2
-
-
-def _attention_lm(model: AttentionLanguageModel) -> Anatomy:
-    sizes = {
-        "T": (model.config.context_length, "positions at most"),
-        "D": (model.config.d_model, "numbers for a position"),
-        "V": (model.config.vocab_size, "tokens in the vocabulary"),
-    }
-    tables = "token_embedding.weight", "position_embedding.weight"
-    return Anatomy(2, sizes, *tables, _attention_lm_stages)
-
-
-def _attention_lm_stages(cache: AttentionLMCache, logits: Matrix) -> Iterator[Stage]:
-    (head,) = cache.heads  # of the one context
-    yield _stage("x", "token + position, a row for each", "T x D", cache.x, embedding, add_rows)
-    what = "what the last position looks for"
-    yield _stage("query", what, "1 x D", head.queries, linear)
-    yield _stage("keys", "what each position is found by", "T x D", head.keys, linear)
-    yield _stage("values", "what each position has to say", "T x D", head.values, linear)
-    yield _softmax_stage("attention", head, "1 x T")
-    what = "the values, mixed by these weights"
-    yield _stage("mixed", what, "1 x D", cache.mixed, attention)
-    what = "the last row of x + the mixture, projected: a residual connection"
-    yield _stage("x + attention", what, "1 x D", cache.out, linear, add_rows)
-    what = "every token of the vocabulary gets a score"
-    yield _stage("logits", what, "1 x V", logits, linear)
-
-
-def _softmax_stage(name: str, head: AttentionCache, letters: str) -> Stage:
-    """One head's scores and the weights that they become, of the last query, which sees all."""
-    what = (
-        "q k^T / sqrt(width): how well each key fits the last position's query; softmax makes "
-        "weights of the scores, which add up to 1"
-    )
-    both = [numbers(head.scores[-1:], "scores"), numbers(head.weights[-1:], "weights")]
-    shape = len(head.weights), len(head.weights[0])
-    places = [place_of(attention), place_of(softmax)]
-    return Stage("", name, what, letters, shape, places, both, is_attention=True)
-
-
-# ---------------------------------------------------------------- rung 3
-
-
-def _modern(model: ModernLanguageModel) -> Anatomy:
-    size = model.config
-    sizes = {
-        "T": (size.context_length, "positions at most"),
-        "D": (size.d_model, "numbers for a position"),
-        "H": (size.n_heads, "heads in each layer"),
-        "F": (4 * size.d_model, "feed-forward width"),
-        "V": (size.vocab_size, "tokens in the vocabulary"),
-    }
-    return Anatomy(3, sizes, "wte.weight", "wpe.weight", _modern_stages)
-
-
-def _modern_stages(cache: ModernCache, logits: Matrix) -> Iterator[Stage]:
-    what = "token + position, a row for each"
-    yield _stage("x", what, "T x D", cache.blocks[0].x, embedding, add_rows)
-    for layer, block in enumerate(cache.blocks, 1):
-        for stage in _block_stages(block):
-            yield replace(stage, part=f"layer {layer} of {len(cache.blocks)}")
-    last = "after the last layer"
-    what = "each row to mean 0 and variance 1, then a learned gain and bias"
-    yield replace(_stage("LayerNorm", what, "T x D", cache.final, layer_norm), part=last)
-    what = "at each position, every token of the vocabulary gets a score"
-    yield replace(_stage("logits", what, "T x V", logits, matmul_bt), part=last)
-
-
-def _block_stages(block: BlockCache) -> Iterator[Stage]:
-    what = "each row to mean 0 and variance 1, then a learned gain and bias"
-    yield _stage("LayerNorm", what, "T x D", block.normed_1, layer_norm)
-    what = "what each position looks for, is found by, and has to say"
-    qkv = _stage("query, key, value", what, "T x 3D", block.qkv, linear)
-    parts = zip(split_columns(block.qkv, 3), "qkv")
-    yield replace(qkv, numbers=[numbers(rows, letter) for rows, letter in parts])
-    (heads,) = block.heads  # of the one context
-    for number, head in enumerate(heads, 1):
-        yield _softmax_stage(f"head {number} of {len(heads)}", head, "T x T")
-    what = "the values, mixed by each head's weights, the heads side by side"
-    yield _stage("mixed", what, "T x D", block.mixed, multi_head_attention)
-    what = "x + the mixture, projected: a residual connection"
-    yield _stage("x + attention", what, "T x D", block.middle, linear, add_rows)
-    what = "once more, for the feed-forward network"
-    yield _stage("LayerNorm", what, "T x D", block.normed_2, layer_norm)
-    what = "every position on its own: a hidden layer, four times as wide"
-    yield _stage("feed-forward", what, "T x F", block.wide, linear)
-    what = "near 0 for negative numbers, unchanged for large ones"
-    yield _stage("GELU", what, "T x F", block.active, gelu)
-    what = "x + that, narrowed again: the second residual connection"
-    yield _stage("x + feed-forward", what, "T x D", block.out, linear, add_rows)

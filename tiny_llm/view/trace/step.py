@@ -27,7 +27,8 @@ from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace import data
-from tiny_llm.view.trace.stages import Anatomy, anatomy, place_of
+from tiny_llm.view.trace.record import Call, recorded
+from tiny_llm.view.trace.stages import place_of, sizes, stages, tables
 
 LIKELIEST = 5  # how many next tokens are told
 CHOICES = 4  # the followed weight is one of the first numbers of its row, which every display shows
@@ -55,20 +56,19 @@ def trace(
     before = step.forward()
     optimizer_steps = optimizer.steps
     # All is copied as it is told: a cache holds rows of the parameters themselves.
-    vectors, stages = step.vectors(before.cache), step.stages(before)
+    vectors, stages_told = step.vectors(before), list(stages(model, before.calls))
     gradients = model.backward(before.dlogits, before.cache)
     backward = step.backward(gradients, vectors.token)
     update = _update(model, optimizer, gradients, backward, grad_clip)
     return data.Trace(
         model=type(model).__name__,
-        rung=step.body.rung,
         config=asdict(model.config),
-        sizes=step.body.sizes,
+        sizes=sizes(model),
         weights=sum(len(row) for tensor in model.parameters.values() for row in rows_of(tensor)),
         steps_before=optimizer_steps,
         tokens=step.tokens(),
         vectors=vectors,
-        stages=stages,
+        stages=stages_told,
         prediction=step.prediction(before),
         loss=step.loss(before),
         backward=backward,
@@ -90,6 +90,7 @@ class _Forward:
     cache: Any
     loss: float
     dlogits: Matrix
+    calls: list[Call]
 
 
 class _Step:
@@ -97,20 +98,20 @@ class _Step:
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, ids: list[int]) -> None:
         self.model, self.tokenizer, self.given = model, tokenizer, len(ids)
-        self.body: Anatomy = anatomy(model)
         self.context = ids[-1 - model.config.context_length : -1]
         self.targets = [*self.context[1:], ids[-1]][-model.targets_per_context :]
 
     def forward(self) -> _Forward:
         """Logits, loss, and its slopes by the logits. Raises Diverged for a loss of no number."""
-        logits, cache = self.model.forward([self.context])
+        with recorded(self.model) as calls:
+            logits, cache = self.model.forward([self.context])
         loss, dlogits = cross_entropy(logits, self.targets)
         if not isfinite(loss):
             raise Diverged(
                 f"the loss is {loss}, so no slope means anything; the weights are too large, or "
                 f"the learning rate was"
             )
-        return _Forward(logits, cache, loss, dlogits)
+        return _Forward(logits, cache, loss, dlogits, calls)
 
     def token(self, position: int, token: int) -> data.Token:
         """A token with its text; bytes that are no whole character as \\xf0."""
@@ -124,22 +125,20 @@ class _Step:
         targets = [self.token(*pair) for pair in enumerate(self.targets, first)]
         return data.Tokens(self.given, seen, targets, [place_of(self.tokenizer.encode)])
 
-    def vectors(self, cache: Any) -> data.Vectors:
+    def vectors(self, made: _Forward) -> data.Vectors:
         """2: the rows that the last token and its position look up."""
-        token = self._row(self.body.token_table, self.context[-1])
-        if self.body.position_table is None:
+        (table, _), *others = tables(self.model, made.calls)
+        token = self._row(table, self.context[-1])
+        if not others:
             return data.Vectors(token, None, None, [place_of(embedding)])
-        position = self._row(self.body.position_table, cache.positions[-1])
+        ((table, positions),) = others
+        position = self._row(table, positions[-1])
         (total,) = add_rows([token.values], [position.values])
         return data.Vectors(token, position, total, [place_of(embedding), place_of(add_rows)])
 
     def _row(self, table: str, index: int) -> data.Row:
         tensor = self.model.parameters[table]
         return data.Row(table, shape(tensor), index, list(tensor[index]))
-
-    def stages(self, made: _Forward) -> list[data.Stage]:
-        """3: the network, from these vectors to the logits."""
-        return list(self.body.stages(made.cache, made.logits))
 
     def prediction(self, made: _Forward) -> data.Prediction:
         """4: what the last position expects."""

@@ -36,20 +36,22 @@ LONGEST_LABEL, LONGEST_BAR, SHORTEST_BAR = 12, 40, 5  # columns
 MOST_KEYS = 20  # of the keys in sight, those that are shown one by one
 
 
-def as_lines(told: data.Trace, style: Style) -> Iterator[str]:
-    """Everything that the trace tells, in order."""
+def as_lines(
+    told: data.Trace, style: Style, forward_only: bool = False, all_heads: bool = False
+) -> Iterator[str]:
+    """What the trace tells, in order: all eight parts, or the forward's four."""
     yield from _opening(told, style)
     parts = (
         ("text -> tokens", _tokens(told.tokens, style)),
-        ("tokens -> vectors", _vectors(told, style)),
-        ("through the network", _stages(told, style)),
+        ("tokens -> vectors", _vectors(told, style, forward_only)),
+        ("through the network", _stages(told, style, all_heads)),
         ("logits -> probabilities", _prediction(told.prediction, style)),
         ("the loss", _loss(told, style)),
         ("backward: a slope for every weight", _backward(told.backward, style)),
         ("the update", _update(told.update, style)),
         ("the same text again", _again(told.again, style)),
     )
-    for number, (title, lines) in enumerate(parts, 1):
+    for number, (title, lines) in enumerate(parts[: 4 if forward_only else None], 1):
         yield ""
         yield paint(f"{number}. {title}", BOLD, style)
         yield from lines
@@ -58,12 +60,11 @@ def as_lines(told: data.Trace, style: Style) -> Iterator[str]:
 def _opening(told: data.Trace, style: Style) -> Iterator[str]:
     """Which model, what the letters of the shapes stand for, and how to read the strips."""
     trained = f"after {told.steps_before:,} steps" if told.steps_before else "before any training"
-    title = f"One training step of rung {told.rung}, {told.model}, {trained}"
+    title = f"One training step of {told.model}, {trained}"
     for line in wrap(title, style):
         yield paint(line, BOLD, style)
     sizes = [f"{letter}={size} {what}" for letter, (size, what) in told.sizes.items()]
-    dropout = " Dropout is off here." if told.config.get("dropout") else ""
-    yield from wrap(f"{told.weights:,} weights; {', '.join(sizes)}.{dropout}", style)
+    yield from wrap(f"{told.weights:,} weights; {', '.join(sizes)}.", style)
     low, high = ("▁", "█") if style.unicode else (".", "#")
     colours = "; orange below 0, blue above" if style.color else ""
     yield from wrap(
@@ -153,7 +154,7 @@ def _tokens(told: data.Tokens, style: Style) -> Iterator[str]:
         yield f"{INDENT}target    {_label(target, style)} (id {target.id}), which follows"
 
 
-def _vectors(told: data.Trace, style: Style) -> Iterator[str]:
+def _vectors(told: data.Trace, style: Style, forward_only: bool) -> Iterator[str]:
     vectors, last = told.vectors, told.tokens.seen[-1]
     yield from _places(vectors.places, style)
     yield from _row(f"{_label(last, style)} is", vectors.token, style)
@@ -167,6 +168,8 @@ def _vectors(told: data.Trace, style: Style) -> Iterator[str]:
             "inputs, and so weights of its own.",
             style,
         )
+    if forward_only:
+        return
     weight = told.backward.followed
     yield from _say(
         f"One weight will be followed: number {weight.column + 1} of the token's row, "
@@ -190,7 +193,7 @@ def _row(start: str, row: data.Row, style: Style) -> Iterator[str]:
 # ---------------------------------------------------------------- 3
 
 
-def _stages(told: data.Trace, style: Style) -> Iterator[str]:
+def _stages(told: data.Trace, style: Style, all_heads: bool) -> Iterator[str]:
     """Every stage; what it does is said where it comes for the first time."""
     part, said, table_shown = "", set(), False
     for stage in told.stages:
@@ -199,19 +202,23 @@ def _stages(told: data.Trace, style: Style) -> Iterator[str]:
             yield ""
             yield paint(INDENT + part, BOLD, style)
         yield from _heading(stage, style)
+        if stage.code and stage.code not in said:
+            said.add(stage.code)
+            code = wrap(f"{stage.code_place}  {stage.code}", style, DEEPER)
+            yield from (paint(line, DIM, style) for line in code)
         if stage.what not in said:
             said.add(stage.what)
             yield from _say(stage.what, style, DEEPER)
         for numbers in stage.numbers:
             yield from _numbers(numbers, style)
-        if stage.is_attention and not table_shown:
+        if stage.is_attention and (all_heads or not table_shown):
             table_shown = True
             yield from _keys(stage, told.tokens.seen, style)
 
 
 def _heading(stage: data.Stage, style: Style) -> Iterator[str]:
     """The name of a stage, its shape, and the functions at work behind or under them."""
-    shape = f"{_shape(stage.shape)} ({stage.letters})"
+    shape = _shape(stage.shape) + (f" ({stage.letters})" if stage.letters else "")
     start = f"{INDENT}{stage.name:{NAME}}{shape:{SHAPE - 1}} "
     first, *others = map(_place, stage.places)
     fits = max(map(len, (first, *others))) <= style.width - len(start)
