@@ -19,7 +19,8 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tiny_llm import ModernConfig, ModernLanguageModel, generate
+from tiny_llm import ModernConfig, ModernLanguageModel, Sampling, generate
+from tiny_llm.fast.kv_cache import Reader
 
 CONFIG = ModernConfig(65, context_length=256, d_model=128, n_heads=4, n_layers=4)
 PROMPT = 56  # tokens
@@ -27,7 +28,8 @@ PROMPT = 56  # tokens
 
 def continued(model: ModernLanguageModel, text: list[int], n: int, use_cache: bool) -> list[int]:
     """The likeliest n tokens."""
-    return list(generate(model, text, n, Random(0), temperature=0, use_cache=use_cache))
+    reader = Reader(model, use_cache)
+    return list(generate(model, text, n, Random(0), Sampling(temperature=0), reader))
 
 
 def with_cache(model: ModernLanguageModel, prompt: list[int]) -> tuple[float, list[int]]:

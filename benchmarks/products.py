@@ -1,11 +1,11 @@
-"""Measure every way to multiply at many shapes: where the constants of `matmul.fastest` come from.
+"""Measure every way to multiply at many shapes: where the constants of `fastest` come from.
 
     python3 benchmarks/products.py             a few minutes on CPython
     python3 benchmarks/products.py --quick     rougher, in a few seconds
 
 Prints the nanoseconds that one multiply-add takes in each way, a line for each shape N x K times
 K x M, and behind it the fastest way and the one that `auto` takes. Then the best rules that could
-stand in `matmul.fastest`, with what they lose against always knowing the fastest way.
+stand in `fastest`, with what they lose against always knowing the fastest way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tiny_llm import matmul
 from tiny_llm.fast import bench
+from tiny_llm.fast import products as ways
 from tiny_llm.fast.bench import ProductTimes
 
 SIDES = (4, 8, 16, 32, 64, 128, 256, 768)  # N and M
@@ -53,11 +53,11 @@ def line(times: ProductTimes) -> str:
 
 
 def rule(shape: bench.Shape, small: int, lanes_from: int) -> str:
-    """The way that `matmul.fastest` would take on CPython with these two constants in it."""
+    """The way that `fast/products.py` would take on CPython with these two constants in it."""
     n, k, m = shape
     if n * m >= lanes_from * (n + m):
         return "lanes"
-    if matmul.HAS_SUMPROD:
+    if ways.HAS_SUMPROD:
         return "sumprod" if min(n, m) <= small else "distances"
     return "unrolled" if k * min(n, m) <= small else "distances"
 
@@ -81,10 +81,10 @@ def rules(products: list[ProductTimes]) -> list[str]:
         (excess(products, small, high), small, high)
         for small, high in itertools.product(SMALL, LANES_FROM)
     )
-    below = "min(n, m)" if matmul.HAS_SUMPROD else "k * min(n, m)"
+    below = "min(n, m)" if ways.HAS_SUMPROD else "k * min(n, m)"
     return [
         f"{math.exp(loss) - 1:>6.1%} above the fastest: lanes where n * m >= {high} * (n + m), "
-        f"{matmul.fastest(1, 1, 1)} where {below} <= {small}"
+        f"{ways.fastest(1, 1, 1)} where {below} <= {small}"
         for loss, small, high in found[:10]
     ]
 
@@ -100,7 +100,7 @@ def main() -> None:
     for times in bench.time_products(grid(quick), seconds, longest):
         products.append(times)
         print(line(times), flush=True)
-    if not matmul.PYPY:
+    if not ways.PYPY:
         print("\n" + "\n".join(rules(products)))
 
 

@@ -14,7 +14,8 @@ import make_references
 import pytest
 
 from tiny_llm import ModernConfig, ModernLanguageModel, cross_entropy
-from tiny_llm.model import replace_parameters, rows_of, shape
+from tiny_llm.fast.tensors import shape
+from tiny_llm.model import rows_of
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-14
 VARIANTS = ["gpt2_tied", "gpt2_untied"]
@@ -55,7 +56,8 @@ def reference(request):
 @pytest.fixture
 def model(reference):
     model = ModernLanguageModel(ModernConfig(**reference["config"]))
-    replace_parameters(model, reference["parameters"])
+    assert model.parameters.keys() == reference["parameters"].keys()
+    model.parameters.update(reference["parameters"])
     return model
 
 

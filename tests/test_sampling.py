@@ -10,9 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
 
-from tiny_llm import generate, generate_batch
+from tiny_llm import Sampling, generate
 from tiny_llm.layers import softmax
-from tiny_llm.sampling import TextStream, next_token_probabilities, slide
+from tiny_llm.sampling import slide
+
+
+def probabilities_of(logits, *chosen, **named):
+    return Sampling(*chosen, **named).probabilities(logits)
+
 
 LOGITS = [math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]
 
@@ -20,9 +25,9 @@ LOGITS = [math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]
 class Stub:
     """A model of which only what a sampler asks for is there; it remembers the contexts."""
 
-    def __init__(self, context_length=4, targets_per_context=1, logits=LOGITS):
+    def __init__(self, context_length=4, every_token=False, logits=LOGITS):
         self.config = SimpleNamespace(context_length=context_length)
-        self.targets_per_context = targets_per_context
+        self.predicts_every_token = every_token
         self.logits = logits
         self.seen = []
 
@@ -30,7 +35,7 @@ class Stub:
         self.seen += contexts
         rows = []
         for context in contexts:  # the last row of each context counts
-            if self.targets_per_context > 1:
+            if self.predicts_every_token:
                 rows += [[0.0] * len(self.logits)] * (len(context) - 1)
             rows.append(self.logits)
         return rows, None
@@ -40,25 +45,25 @@ class Stub:
 
 
 def test_without_options_it_is_softmax():
-    assert next_token_probabilities(LOGITS) == approx([0.1, 0.4, 0.2, 0.3])
+    assert probabilities_of(LOGITS) == approx([0.1, 0.4, 0.2, 0.3])
 
 
 def test_temperature_0_takes_the_likeliest():
-    assert next_token_probabilities(LOGITS, temperature=0) == [0.0, 1.0, 0.0, 0.0]
+    assert probabilities_of(LOGITS, temperature=0) == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_temperature_divides_the_logits():
     squared = [0.01, 0.16, 0.04, 0.09]
-    assert next_token_probabilities(LOGITS, 0.5) == approx([p / 0.3 for p in squared])
-    assert next_token_probabilities(LOGITS, 1e9) == approx([0.25] * 4)
-    assert next_token_probabilities(LOGITS, math.inf) == [0.25] * 4
+    assert probabilities_of(LOGITS, 0.5) == approx([p / 0.3 for p in squared])
+    assert probabilities_of(LOGITS, 1e9) == approx([0.25] * 4)
+    assert probabilities_of(LOGITS, math.inf) == [0.25] * 4
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-300, 5e-324])
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e300])
 def test_a_tiny_temperature_does_not_overflow(temperature, scale):
     logits = [scale * value for value in LOGITS]
-    assert next_token_probabilities(logits, temperature) == [0.0, 1.0, 0.0, 0.0]
+    assert probabilities_of(logits, temperature) == [0.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_a_tiny_temperature_does_not_overflow(temperature, scale):
     ],
 )
 def test_top_k_keeps_the_k_likeliest(k, expected):
-    assert next_token_probabilities(LOGITS, top_k=k) == approx(expected)
+    assert probabilities_of(LOGITS, top_k=k) == approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +93,21 @@ def test_top_k_keeps_the_k_likeliest(k, expected):
     ],
 )
 def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
-    assert next_token_probabilities(LOGITS, top_p=p) == approx(expected)
+    assert probabilities_of(LOGITS, top_p=p) == approx(expected)
 
 
 def test_top_p_counts_what_temperature_and_top_k_left():
     # Of the three likeliest, the first two have 7/9 of the probability, not 7/10.
-    assert next_token_probabilities(LOGITS, top_k=3, top_p=0.75) == approx([0, 4 / 7, 0, 3 / 7])
+    assert probabilities_of(LOGITS, top_k=3, top_p=0.75) == approx([0, 4 / 7, 0, 3 / 7])
     # Squared, the first two have 25/30 of it.
-    assert next_token_probabilities(LOGITS, 0.5, top_p=0.8) == approx([0, 16 / 25, 0, 9 / 25])
+    assert probabilities_of(LOGITS, 0.5, top_p=0.8) == approx([0, 16 / 25, 0, 9 / 25])
 
 
 def test_of_equally_likely_tokens_the_smaller_id_goes_first():
     even = [0.5, 2.0, 2.0, 2.0]
-    assert next_token_probabilities(even, temperature=0) == [0, 1, 0, 0]
-    assert next_token_probabilities(even, top_k=2) == [0, 0.5, 0.5, 0]
-    assert next_token_probabilities(even, top_p=0.5)[1:] == [0.5, 0.5, 0]
+    assert probabilities_of(even, temperature=0) == [0, 1, 0, 0]
+    assert probabilities_of(even, top_k=2) == [0, 0.5, 0.5, 0]
+    assert probabilities_of(even, top_p=0.5)[1:] == [0.5, 0.5, 0]
 
 
 logits_of_any_kind = st.lists(st.floats(-50, 50), min_size=1, max_size=9)
@@ -112,7 +117,7 @@ options = st.tuples(st.floats(0.01, 5), st.integers(0, 10), st.floats(0.01, 1))
 @given(logits_of_any_kind, options)
 def test_whatever_is_kept_are_probabilities_of_the_likeliest(logits, chosen):
     temperature, top_k, top_p = chosen
-    probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+    probabilities = probabilities_of(logits, temperature, top_k, top_p)
     kept = [logit for logit, p in zip(logits, probabilities) if p > 0]
     assert sum(probabilities) == approx(1)
     assert 1 <= len(kept) <= (top_k or len(logits))
@@ -125,41 +130,39 @@ def test_whatever_is_kept_are_probabilities_of_the_likeliest(logits, chosen):
 @given(logits_of_any_kind, options)
 def test_the_logits_stay_as_they_are(logits, chosen):
     before = list(logits)
-    next_token_probabilities(logits, *chosen)
+    probabilities_of(logits, *chosen)
     assert logits == before
 
 
 @pytest.mark.parametrize(
-    "wrong, problem",
+    "wrong",
     [
-        ({"temperature": -0.1}, "temperature must be at least 0, not -0.1"),
-        ({"temperature": math.nan}, "temperature must be at least 0"),
-        ({"top_k": -1}, "top-k must be at least 0"),
-        ({"top_p": 0}, "top-p must be above 0 and at most 1"),
-        ({"top_p": 1.1}, "top-p must be above 0 and at most 1, not 1.1"),
-        ({"top_p": math.nan}, "top-p must be above 0"),
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
     ],
 )
-def test_options_that_make_no_sense_are_refused(wrong, problem):
-    with pytest.raises(ValueError, match=problem):
-        next_token_probabilities(LOGITS, **wrong)
-    with pytest.raises(ValueError, match=problem):
-        next(generate(Stub(), [0], 1, Random(0), **wrong))
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="temperature and top_k must be >= 0, and 0 < top_p <= 1"):
+        Sampling(**wrong)
 
 
 # ------------------------------------------------------------------------------------- the window
 
 
-@pytest.mark.parametrize("per_context", [1, 6])
-def test_a_window_that_is_not_full_grows(per_context):
-    assert slide([1, 2, 3], 4, Stub(6, per_context)) == [1, 2, 3, 4]
-    assert slide([1, 2, 3, 4, 5], 6, Stub(6, per_context)) == [1, 2, 3, 4, 5, 6]
+@pytest.mark.parametrize("every_token", [False, True])
+def test_a_window_that_is_not_full_grows(every_token):
+    assert slide([1, 2, 3], 4, Stub(6, every_token)) == [1, 2, 3, 4]
+    assert slide([1, 2, 3, 4, 5], 6, Stub(6, every_token)) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_full_window_slides_by_one_or_goes_on_from_its_last_half():
-    assert slide([1, 2, 3, 4, 5, 6], 7, Stub(6, 1)) == [2, 3, 4, 5, 6, 7]
-    assert slide([1, 2, 3, 4, 5, 6], 7, Stub(6, 6)) == [4, 5, 6, 7]
-    assert slide([1, 2, 3, 4, 5], 6, Stub(5, 5)) == [4, 5, 6]
+    assert slide([1, 2, 3, 4, 5, 6], 7, Stub(6)) == [2, 3, 4, 5, 6, 7]
+    assert slide([1, 2, 3, 4, 5, 6], 7, Stub(6, True)) == [4, 5, 6, 7]
+    assert slide([1, 2, 3, 4, 5], 6, Stub(5, True)) == [4, 5, 6]
 
 
 @pytest.mark.parametrize("length, expected", [(1, [[9]]), (2, [[0, 9], [5, 9]])])
@@ -176,7 +179,7 @@ def test_the_window_is_not_changed_in_place(build):
 
 @given(st.integers(1, 12), st.booleans(), st.lists(st.integers(0, 99), min_size=1, max_size=40))
 def test_the_window_is_always_the_end_of_the_text(length, per_token, tokens):
-    model, window = Stub(length, length if per_token else 1), tokens[:1]
+    model, window = Stub(length, per_token), tokens[:1]
     for end, token in enumerate(tokens[1:], start=2):
         window = slide(window, token, model)
         assert 1 <= len(window) <= length
@@ -230,14 +233,16 @@ def test_the_shortest_contexts_generate(build, length):
 def test_greedy_generation_takes_the_highest_logit_of_the_last_row(build):
     model = build(context_length=8, seed=2)
     text = [3, 1]
-    for token in generate(model, text, 6, Random(0), temperature=0):
+    for token in generate(model, text, 6, Random(0), Sampling(temperature=0)):
         row = model.forward([text])[0][-1]
         assert token == row.index(max(row))
         text = [*text, token]
 
 
 def test_greedy_generation_needs_no_luck(build):
-    texts = [list(generate(build(), [1], 8, Random(seed), temperature=0)) for seed in range(3)]
+    texts = [
+        list(generate(build(), [1], 8, Random(seed), Sampling(temperature=0))) for seed in range(3)
+    ]
     assert texts[0] == texts[1] == texts[2]
 
 
@@ -250,13 +255,13 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_another(build):
 
 
 def test_rung_3_fills_the_second_half_of_its_window_again_and_again():
-    model = Stub(4, targets_per_context=4)
+    model = Stub(4, every_token=True)
     list(generate(model, [0, 1, 2, 3], 5, Random(0)))
     assert [len(context) for context in model.seen] == [4, 3, 4, 3, 4]
 
 
 def test_an_empty_prompt_is_refused():
-    with pytest.raises(ValueError, match="give at least one character"):
+    with pytest.raises(ValueError, match="give at least one token"):
         next(generate(Stub(), [], 1, Random(0)))
 
 
@@ -267,136 +272,9 @@ def chi_square(draws, probabilities):
 
 @pytest.mark.parametrize("chosen", [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.6)])
 def test_tokens_are_drawn_as_often_as_their_probabilities_say(chosen):
-    draws = list(generate(Stub(), [0], 4000, Random(8), *chosen))
-    expected = next_token_probabilities(LOGITS, *chosen)
+    draws = list(generate(Stub(), [0], 4000, Random(8), Sampling(*chosen)))
+    expected = probabilities_of(LOGITS, *chosen)
     assert {t for t, p in enumerate(expected) if p > 0} == set(draws)
     assert chi_square(draws, expected) < 16  # exceeded once in 1000 by chance, with 3 degrees
     if chosen != (1.0, 0, 1.0):  # and the measure tells the two apart
-        assert chi_square(draws, next_token_probabilities(LOGITS)) > 100
-
-
-# ---------------------------------------------------------------------------------------- batches
-
-
-def texts_of(steps, n):
-    """The tokens of each of n samples."""
-    texts = [[] for _ in range(n)]
-    for tokens in steps:
-        for sample, token in tokens.items():
-            texts[sample].append(token)
-    return texts
-
-
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_a_sample_is_the_same_text_whatever_is_written_beside_it(build, n, use_cache):
-    model = build(context_length=4)
-    rngs = [Random(seed) for seed in range(n)]
-    texts = texts_of(generate_batch(model, [1, 2], 15, rngs, use_cache=use_cache), n)
-    assert texts == [list(generate(model, [1, 2], 15, Random(seed))) for seed in range(n)]
-    assert len(set(map(tuple, texts))) == n
-
-
-def test_a_batch_is_drawn_with_the_same_options(build):
-    options = (0.5, 3, 0.9)
-    texts = texts_of(generate_batch(build(), [1], 9, [Random(0), Random(1)], *options), 2)
-    assert texts == [list(generate(build(), [1], 9, Random(seed), *options)) for seed in range(2)]
-
-
-def test_a_step_is_one_forward_of_all_that_are_left():
-    model, ended, sizes = Stub(context_length=3), set(), []
-    for number, tokens in enumerate(
-        generate_batch(model, [7], 5, [Random(i) for i in range(3)], ended=ended)
-    ):
-        sizes.append(len(model.seen))
-        model.seen.clear()
-        assert tokens.keys() == {0, 1, 2} - ended
-        ended |= {0: {1}, 2: {0}}.get(number, set())
-    assert sizes == [3, 2, 2, 1, 1]
-
-
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_a_sample_that_ends_early_changes_no_other(build, use_cache):
-    model, ended, texts = build(context_length=4), set(), [[], [], []]
-    rngs = [Random(seed) for seed in range(3)]
-    for step, tokens in enumerate(
-        generate_batch(model, [1, 2], 12, rngs, use_cache=use_cache, ended=ended)
-    ):
-        for sample, token in tokens.items():
-            texts[sample].append(token)
-        ended |= {2: {1}, 6: {0}}.get(step, set())
-    alone = [list(generate(model, [1, 2], 12, Random(seed))) for seed in range(3)]
-    assert texts == [alone[0][:7], alone[1][:3], alone[2]]
-
-
-def test_a_batch_ends_when_all_its_samples_have():
-    ended = set()
-    steps = generate_batch(Stub(), [0], 99, [Random(0), Random(1)], ended=ended)
-    next(steps)
-    ended |= {0, 1}
-    assert list(steps) == []
-    assert list(generate_batch(Stub(), [0], 99, [])) == []
-
-
-def test_a_batch_needs_a_prompt():
-    with pytest.raises(ValueError, match="give at least one character"):
-        next(generate_batch(Stub(), [], 1, [Random(0)]))
-
-
-# ------------------------------------------------------------------------------- text as it comes
-
-
-def single_bytes(token):
-    return bytes([token])
-
-
-def streamed(data, stop=""):
-    """What comes after each byte, what comes at the end, and the stream."""
-    stream = TextStream(single_bytes, stop)
-    return [stream.add(byte) for byte in data], stream.end(), stream
-
-
-@given(st.text(st.sampled_from("abé日\U0001f600"), max_size=12), st.text("abé", max_size=3))
-def test_text_comes_up_to_the_stop_text_wherever_tokens_end(text, stop):
-    pieces, rest, stream = streamed(text.encode(), stop)
-    before, found, _ = text.partition(stop) if stop else (text, "", "")
-    assert "".join(pieces) + rest == before
-    assert stream.stopped == bool(found)
-    if not stop:  # then a character comes with its last byte
-        assert rest == ""
-
-
-@given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=4))
-def test_only_what_may_begin_the_stop_text_is_held_back(text, stop):
-    stream, shown = TextStream(single_bytes, stop), ""
-    for end, byte in enumerate(text.encode(), start=1):
-        shown += stream.add(byte)
-        held = text[len(shown) : end]
-        if not stream.stopped:
-            assert stop.startswith(held)
-            assert not any(
-                stop.startswith(text[start:end]) for start in range(len(shown))
-            )  # nothing shown could still have turned out to be its beginning
-
-
-def test_a_stop_text_across_tokens_by_hand():
-    tokens = [b"one ", b"<", b"b> two", b"<en", b"d", b"> three"]
-    stream = TextStream(tokens.__getitem__, "<end>")
-    assert [stream.add(i) for i in range(5)] == ["one ", "", "<b> two", "", ""]
-    assert not stream.stopped
-    assert stream.add(5) == ""
-    assert stream.stopped
-    assert stream.add(0) == stream.end() == ""
-
-
-def test_a_beginning_of_the_stop_text_comes_when_the_text_ends_with_it():
-    pieces, rest, stream = streamed(b"a<en", "<end>")
-    assert (pieces, rest) == (["a", "", "", ""], "<en")
-    assert not stream.stopped
-    assert stream.end() == ""
-
-
-def test_bytes_that_are_no_text_are_marked():
-    assert streamed(b"a\xffb")[0] == ["a", "\ufffd", "b"]
-    assert streamed("é".encode()[:1])[:2] == ([""], "\ufffd")
-    assert streamed(b"\xc3\n", "\n")[0] == ["", "\ufffd"]
+        assert chi_square(draws, probabilities_of(LOGITS)) > 100

@@ -58,7 +58,7 @@ def test_unknown_characters_are_named_once_each_beside_the_known_ones():
 
 def test_a_long_alphabet_is_cut_in_the_error():
     tokenizer = CharTokenizer(map(chr, range(0x4E00, 0x4E00 + 1300)))
-    with pytest.raises(ValueError, match=r"and 1,200 more$"):
+    with pytest.raises(ValueError, match=r" \.\.\.$"):
         tokenizer.encode("x")
 
 
@@ -90,20 +90,5 @@ def test_there_are_no_bytes_of_an_unknown_id():
         CharTokenizer.from_text("ab").token_bytes(2)
 
 
-def test_a_state_gives_the_tokenizer_again():
-    state = CharTokenizer("ba\n").state()
-    assert state == {"kind": "char", "characters": ["b", "a", "\n"]}
-    assert CharTokenizer.from_state(state).itos == ["b", "a", "\n"]
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        None, {}, {"kind": "char"}, {"kind": "bpe", "characters": ["a"]},
-        {"kind": "char", "characters": "ab"}, {"kind": "char", "characters": [1]},
-        {"kind": "char", "characters": []}, {"kind": "char", "characters": [["a"]]},
-    ],
-)  # fmt: skip
-def test_nonsense_is_no_state(state):
-    with pytest.raises(ValueError):
-        CharTokenizer.from_state(state)
+def test_the_state_is_plain_data():
+    assert CharTokenizer("ba\n").state() == {"kind": "char", "characters": ["b", "a", "\n"]}

@@ -61,7 +61,9 @@ def compare(
     sizes, theirs = (list(map(len, rows_of(x))) for x in (tensor, gradient))
     if sizes != theirs:
         raise ValueError(f"{name} has rows of {sizes} numbers, its gradient of {theirs}")
-    absolute = ABSOLUTE + rounding * max(max(map(abs, row)) for row in rows_of(gradient))
+    absolute = ABSOLUTE
+    if rounding:
+        absolute += rounding * max(max(map(abs, row)) for row in rows_of(gradient))
     worst, numbers = GradientCheck(name, 0, 0.0, 0.0, 0.0), 0
     for vector, slopes in zip(rows_of(tensor), rows_of(gradient)):
         for i, analytic in enumerate(slopes):

@@ -7,6 +7,7 @@ The training loop, the sampler and the gradient check know a model by this alone
 """
 
 import random
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Union
 
 from tiny_llm.batches import Contexts
@@ -117,13 +118,16 @@ class LayeredModel(LanguageModel):
 # ---------------------------------------------------------------- what is refused
 
 
+@dataclass(frozen=True)
 class Config:
-    """The sizes of a model: a frozen dataclass. Raises ValueError for a size below 1."""
+    """The sizes of a model. Raises ValueError for one that is no whole number of at least 1."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, bool) and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in ("int", int) and (type(value) is not int or value < 1):
+                problem = f"must be a whole number of at least 1, not {value!r}"
+                raise ValueError(f"{field.name} {problem}")
 
 
 def check_contexts(contexts: Contexts, config: Any) -> None:

@@ -9,10 +9,11 @@ import pytest
 from pytest import approx
 
 from benchmarks import autograd, performance
-from tiny_llm import AdamW, ModernConfig, ModernLanguageModel, cross_entropy, matmul
+from tiny_llm import AdamW, ModernConfig, ModernLanguageModel, cross_entropy
 from tiny_llm.cli import main
 from tiny_llm.fast import bench
 from tiny_llm.fast.bench import QUICK, SIZES, ProductTimes, Size, StepTime
+from tiny_llm.fast.products import WAYS, Chosen
 from tiny_llm.model import rows_of
 
 CONTEXTS, TARGETS = [[0, 3, 1, 4], [2, 2]], [3, 1, 4, 0, 2, 1]
@@ -75,18 +76,18 @@ def test_the_multiply_adds_of_a_step_are_counted_exactly(size):
 
 
 def test_the_counted_products_are_those_that_really_run(monkeypatch):
-    real, in_use = [], matmul._in_use
+    real, name_of = [], Chosen._name
 
-    def noted(n, k, m):
+    def noted(self, n, k, m):
         real.append((n, k, m))
-        return in_use(n, k, m)
+        return name_of(self, n, k, m)
 
-    monkeypatch.setattr(matmul, "_in_use", noted)
+    monkeypatch.setattr(Chosen, "_name", noted)
     bench.training_step(SIZES[0])()
     monkeypatch.undo()
     assert sorted(real) == sorted(bench.step_products(SIZES[0]).elements())
     assert SIZES[0].main_product in real
-    assert "counted" not in matmul.WAYS
+    assert "counted" not in WAYS
 
 
 def test_the_steps_that_are_timed_learn():
@@ -107,10 +108,9 @@ def test_a_way_that_would_take_too_long_is_left_out(monkeypatch):
     shapes = [(2, 3, 4), (4, 3, 2), (20, 30, 40)]
     monkeypatch.setattr(bench, "best_seconds", lambda *_, **__: 24e-9)
     small, same, large = bench.time_products(shapes, seconds=0.1, longest=20e-6)
-    assert list(small.seconds) == list(same.seconds) == bench.ways()
+    assert list(small.seconds) == list(same.seconds) == list(WAYS)
     assert large.seconds == {}
     assert small.nanoseconds("loops") == approx(1)
-    assert set(bench.ways()) == {*matmul.WAYS} - {"float64"}
 
 
 def test_what_follows_from_the_measured_seconds():
@@ -126,7 +126,7 @@ def test_bench_prints_two_tables(capsys):
     assert main(["bench", "--quick", "--color", "never"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert any(line.split()[5:] == bench.ways() for line in lines)  # behind N x K x M
+    assert any(line.split()[5:] == list(WAYS) for line in lines)  # behind N x K x M
     for name in ("8 x 16 x 64", "micro ", "medium "):
         assert any(line.startswith(name) for line in lines)
     assert "small" not in out
@@ -143,7 +143,7 @@ def test_bench_prints_json(capsys):
     assert results["python"].split()[1] == ".".join(map(str, sys.version_info[:3]))
     assert [step["size"] for step in results["steps"]] == ["micro", "medium"]
     for product in results["products"]:
-        assert product["auto"] in bench.ways()
+        assert product["auto"] in WAYS
         assert min(product["nanoseconds"].values()) > 0
     for step in results["steps"]:
         assert step["tokens_per_second"] == approx(step["tokens"] / step["seconds"])

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from pytest import approx
 
-from tiny_llm import SGD, Batches, train
+from tiny_llm import SGD, Batches, Examples, Windows, train
 from tiny_llm.cli import main
 from tiny_llm.fast import workers
+from tiny_llm.fast.products import use
 from tiny_llm.fast.workers import WorkerDied, Workers, cores, default_count, shares
 from tiny_llm.files import checkpoint
-from tiny_llm.matmul import use
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
 from tiny_llm.model import rows_of
 from tiny_llm.training import Diverged, loss_and_gradients
@@ -36,8 +36,8 @@ def nobody_is_left():
 
 
 def targets_for(model, contexts):
-    per_token = model.targets_per_context > 1
-    return [(3 * i) % 5 for i in range(sum(map(len, contexts)) if per_token else len(contexts))]
+    count = sum(map(len, contexts)) if model.predicts_every_token else len(contexts)
+    return [(3 * i) % 5 for i in range(count)]
 
 
 def assert_close(ours, reference):
@@ -80,7 +80,7 @@ def test_every_process_multiplies_in_the_way_that_was_asked_for(build, way):
     with use(way):
         parts = [
             (loss_and_gradients(model, part.contexts, part.targets), part.weight)
-            for part in shares(CONTEXTS, targets, model.targets_per_context, 2)
+            for part in shares(CONTEXTS, targets, model.predicts_every_token, 2)
         ]
     (first, weight), (second, other) = parts
     assert loss == weight * first[0] + other * second[0]
@@ -98,11 +98,11 @@ def test_one_worker_is_no_process_and_the_very_same_numbers(build):
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-@pytest.mark.parametrize("targets_per_context", [1, 4])
-def test_shares_are_the_batch_in_order(count, targets_per_context):
-    sizes = [1 if targets_per_context == 1 else len(context) for context in CONTEXTS]
+@pytest.mark.parametrize("every_token", [False, True])
+def test_shares_are_the_batch_in_order(count, every_token):
+    sizes = [len(context) if every_token else 1 for context in CONTEXTS]
     targets = list(range(sum(sizes)))
-    parts = shares(CONTEXTS, targets, targets_per_context, count)
+    parts = shares(CONTEXTS, targets, every_token, count)
     assert len(parts) == min(count, len(CONTEXTS))
     assert [context for part in parts for context in part.contexts] == CONTEXTS
     assert [target for part in parts for target in part.targets] == targets
@@ -114,7 +114,7 @@ def test_shares_are_the_batch_in_order(count, targets_per_context):
 @pytest.mark.parametrize("targets", [[], [1], [1, 2, 3]])
 def test_a_wrong_number_of_targets_is_refused(targets):
     with pytest.raises(ValueError, match=f"ask for 2 targets, not {len(targets)}"):
-        shares([[1], [2]], targets, 1, 2)
+        shares([[1], [2]], targets, False, 2)
 
 
 def test_a_loss_that_is_not_finite_has_no_gradient_and_ends_training(build_rung):
@@ -122,13 +122,15 @@ def test_a_loss_that_is_not_finite_has_no_gradient_and_ends_training(build_rung)
     for tensor in model.parameters.values():
         for row in rows_of(tensor):
             row[:] = [math.nan] * len(row)
-    batches = Batches([0, 1, 2, 3, 4] * 4, 4, model.targets_per_context, 4, seed=0)
+    examples = (Windows if model.predicts_every_token else Examples)([0, 1, 2, 3, 4] * 4, 4)
+    batches = Batches(examples, 4)
     with Workers(model, 2) as workers:
         loss, gradients = workers.gradients(CONTEXTS, targets_for(model, CONTEXTS))
         assert math.isnan(loss) and gradients == {}
-        with pytest.raises(Diverged, match="the loss of step 1 is nan"):
-            args = (model, SGD(), batches, [0, 1], 1, float, 1)
-            next(train(*args, gradients_of=workers.gradients))
+        with pytest.raises(Diverged, match="step 1 has a loss of nan"):
+            next(
+                train(model, SGD(), lambda step: workers.gradients(*batches.batch(step)), 1, float)
+            )
 
 
 # ------------------------------------------------------------------------------ what can go wrong

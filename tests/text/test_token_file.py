@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_llm import Batches, CharTokenizer, open_tokens
+from tiny_llm import Batches, CharTokenizer, Windows
 from tiny_llm.text.token_file import (
     MOST_IDS,
     TokenFileError,
     description_path,
     is_token_file,
+    open_tokens,
     packed,
     write_tokens,
 )
@@ -91,7 +92,7 @@ def test_slices_cost_no_copy_and_suit_batches(written):
     train = open_tokens(written).train
     assert isinstance(train[2:4], memoryview)
     assert train[2:4].tolist() == TRAIN[2:4]
-    assert Batches(train, 3, 3, 1, seed=0).batch(0)[0][0] in (TRAIN[:3], TRAIN[1:4], TRAIN[2:5])
+    assert Batches(Windows(train, 3), 1).batch(0)[0][0] in (TRAIN[:3], TRAIN[1:4], TRAIN[2:5])
 
 
 def test_the_ids_outlive_the_opened_file(written):

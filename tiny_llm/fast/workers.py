@@ -35,6 +35,7 @@ from tiny_llm.fast.products import use
 from tiny_llm.fast.tensors import scaled
 from tiny_llm.matmul import Vector
 from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.training import loss_and_gradients
 
 PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
 
@@ -45,6 +46,13 @@ class WorkerDied(RuntimeError):
 
 # The model, a part of a batch and the seed of what is random -> its mean loss and gradients
 Compute = Callable[[LanguageModel, Contexts, Targets, str], tuple[float, Parameters]]
+
+
+def plainly(
+    model: LanguageModel, contexts: Contexts, targets: Targets, seed: str
+) -> tuple[float, Parameters]:
+    """Nothing is random."""
+    return loss_and_gradients(model, contexts, targets)
 
 
 class Share(NamedTuple):
@@ -76,8 +84,8 @@ class Workers:
         self,
         model: LanguageModel,
         count: int,
-        compute: Compute,
         matmul: str = "float64",
+        compute: Compute = plainly,
         start_method: Optional[str] = None,
     ) -> None:
         self.model, self.count, self.compute, self.matmul = model, count, compute, matmul
