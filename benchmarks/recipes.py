@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.ladder import README, renewed, tiny_lm  # noqa: E402
 from benchmarks.performance import python_name  # noqa: E402
-from tiny_llm.cli.metrics import read_metrics  # noqa: E402
+from tiny_llm.run.metrics import read_metrics  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "recipes.json"
 WORKERS = "2"

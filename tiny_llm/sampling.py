@@ -83,7 +83,7 @@ def generate(
     prompt: list[int],
     max_new_tokens: int,
     rng: random.Random,
-    sampling: Sampling = Sampling(),  # noqa: B008: it is frozen
+    sampling: Sampling = Sampling(),
     read: Optional[Callable[[list[int]], Vector]] = None,
 ) -> Iterator[int]:
     """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_llm.cli import main
-from tiny_llm.cli.runs import load_run
+from tiny_llm.run.saved import load_run
 from tiny_llm.cli.sample import attention_of
 from tiny_llm.view.attention_map import attention_matrix, one_query, ranked_keys
 from tiny_llm.view.heads import Head, HeadSummary, choose_heads, summarize, summary_table

@@ -9,7 +9,7 @@ import pytest
 from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
 from tiny_llm.cli import generate as command
 from tiny_llm.cli import main, sample
-from tiny_llm.cli.runs import Run
+from tiny_llm.run.saved import Run
 from tiny_llm.cli.sample import Piece, in_order
 
 ALPHABET = "\n abcdé"

@@ -6,7 +6,7 @@ import pytest
 
 from tiny_llm.cli import main
 from tiny_llm.cli.recipes import FOLDER, recipes, with_recipe
-from tiny_llm.cli.rungs import RUNGS
+from tiny_llm.run.rungs import RUNGS
 from tiny_llm.files import checkpoint
 
 SMALL = ["--context-length", "4", "--steps", "3", "-n", "1", "--quiet"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.cli.metrics import read_metrics
+from tiny_llm.run.metrics import read_metrics
 from tiny_llm.files import checkpoint
 
 ROOT = Path(__file__).parents[2]

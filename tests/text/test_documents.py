@@ -102,7 +102,7 @@ def test_a_text_without_a_place_to_cut_takes_no_quadratic_time():
 def test_a_document_is_read_as_train_reads_a_text(
     tmp_path, monkeypatch, block, content, encoding, text
 ):
-    from tiny_llm.cli.texts import read_text
+    from tiny_llm.run.texts import read_text
 
     monkeypatch.setattr(documents, "BLOCK", block)
     path = tmp_path / "text.txt"

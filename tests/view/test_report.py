@@ -22,8 +22,8 @@ from tiny_llm import (
 )
 from tiny_llm.batches import Lines
 from tiny_llm.cli import main
-from tiny_llm.cli.metrics import read_metrics
-from tiny_llm.cli.runs import load_run
+from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.saved import load_run
 from tiny_llm.layers import softmax
 from tiny_llm.view.pca import project
 from tiny_llm.view.report import facts, pictures

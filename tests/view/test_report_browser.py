@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.cli.runs import load_run
+from tiny_llm.run.saved import load_run
 from tiny_llm.view.report.facts import read_passage
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: .[browser]")

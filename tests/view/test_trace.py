@@ -33,8 +33,8 @@ from tiny_llm import (
     generate,
 )
 from tiny_llm.cli import main
-from tiny_llm.cli.runs import load_run
-from tiny_llm.cli.setup import schedule_of
+from tiny_llm.run.saved import load_run
+from tiny_llm.run.begin import schedule_of
 from tiny_llm.layers import linear, softmax, tanh
 from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.training import Diverged, loss_and_gradients

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
-from tiny_llm.cli.runs import Run
 from tiny_llm.cli.sample import attention_of, prompt_of
 from tiny_llm.matmul import Matrix
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import Run
 from tiny_llm.view.attention_map import attention_report, one_query
 from tiny_llm.view.attention_picture import attention_svg
 from tiny_llm.view.heads import choose_heads
@@ -27,13 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for models with many queries a line that sums it up."
     )
     parser.set_defaults(command=run)
-    parser.add_argument(
-        "model_file",
-        nargs="?",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="a saved model, as --checkpoint names it",
-    )
     flags.add_checkpoint(parser)
     parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to look at")
     group = parser.add_argument_group("what to show (all, unless one is named)")
@@ -49,9 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the weights, and draw them with --svg."""
-    if args.model_file and args.checkpoint:
-        raise UsageError("the checkpoint is named twice; leave --checkpoint out")
-    args.checkpoint = args.checkpoint or args.model_file
     if args.svg:
         check_svg(args.svg)
     current = open_checkpoint(args)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
-from tiny_llm.cli.errors import UsageError, UserError
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
+from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.training import Diverged
 
 # Command -> its module, which is imported when it is called for, and what it does.

@@ -6,10 +6,11 @@ import argparse
 import math
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UserError
 from tiny_llm.cli.generate import open_checkpoint
-from tiny_llm.cli.material import Material, Source, known_material, read_source, whole
-from tiny_llm.cli.runs import Run
+from tiny_llm.run.begin import VAL_TOKENS
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import Run
+from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Corpus
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
@@ -32,34 +33,39 @@ def run(args: argparse.Namespace) -> int:
     """Print a table: a row for each part of the text, and for each yardstick."""
     current = open_checkpoint(args)
     source = read_source(args.data, args.encoding)
-    material = _material(current, source)
-    vocab_size = current.tokenizer.vocab_size
-    print(f"{'':<32}{material.unit + 's':>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
-    if source.sha256 == current.options.text_sha256:
-        train = material.train.beginning(len(material.val.ids) - 1)
-        all_of_it = len(train.ids) == len(material.train.ids)
-        _print_part(f"training part{'' if all_of_it else ', its beginning'}", train, current)
-        _print_part("validation part", material.val, current)
-        pairs = bigram_loss(material.train.ids, material.val.ids, vocab_size)
-        _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
+    tokenizer, options = current.tokenizer, current.options
+    try:
+        if source.sha256 == options.text_sha256:
+            material = source.known(tokenizer, options.val_fraction, options.lines)
+            held_out: Corpus = material.val
+        else:
+            material, held_out = None, source.unsplit(tokenizer, options.lines)
+    except ValueError as error:
+        other = f"{source.name} is not the text that it was trained on (--data names one), and "
+        is_own = source.sha256 == options.text_sha256
+        raise UserError(f"{'' if is_own else other}{error}") from None
+    unit = tokenizer.unit + "s"
+    print(f"{'':<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
+    if material:
+        _print_own(material, current)
     else:
-        name = f"{material.name}{', validation part' if source.file else ''}"
-        _print_part(name, material.val, current)
-    _print_row("guessing", "", guessing_loss(vocab_size), _ratio(material.val, current))
+        _print_part(f"{source.name}{source.what_is_measured}", held_out, current)
+    guess = guessing_loss(tokenizer.vocab_size)
+    _print_row("guessing", "", guess, _ratio(held_out, current))
     return 0
 
 
-def _material(current: Run, source: Source) -> Material:
-    """The text as the model reads it. Raises UserError for characters that it does not know."""
-    options = current.options
-    is_own = source.sha256 == options.text_sha256
-    try:
-        if is_own:
-            return known_material(source, current.tokenizer, options.val_fraction, options.lines)
-        return whole(source, current.tokenizer, options.lines)
-    except ValueError as error:
-        other = f"{source.name} is not the text that it was trained on (--data names one), and "
-        raise UserError(f"{'' if is_own else other}{error}") from None
+def _print_own(material: Material, current: Run) -> None:
+    """The parts of the text that the model was trained on, as it was split then."""
+    train = material.train.beginning(len(material.val.ids) - 1)
+    all_of_it = len(train.ids) == len(material.train.ids)
+    _print_part(f"training part{'' if all_of_it else ', its beginning'}", train, current)
+    _print_part("validation part", material.val, current)
+    measured = material.val.beginning(VAL_TOKENS)
+    if len(measured.ids) < len(material.val.ids):
+        _print_part("  of it, measured in training", measured, current)
+    pairs = bigram_loss(material.train.ids, material.val.ids, current.tokenizer.vocab_size)
+    _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
 
 
 def _ratio(part: Corpus, current: Run) -> float:

@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.runs import Run, load_run, newest_checkpoint
 from tiny_llm.cli.sample import print_sample
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import Run, load_run, newest_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_checkpoint(args: argparse.Namespace) -> Run:
+def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     """The run in --checkpoint, or in the newest one of runs/, which is then named."""
-    path = args.checkpoint or newest_checkpoint()
-    current = load_run(path)
+    path = flags.checkpoint_of(args) or newest_checkpoint()
+    current = load_run(path, to_train)
     if not args.quiet:
         print(f"{path}: {current.rung}, step {current.step}", file=sys.stderr, flush=True)
     return current

@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.options import DEFAULT_PROMPT
-from tiny_llm.cli.rungs import RUNGS, build_config
 from tiny_llm.fast.products import use
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
+from tiny_llm.run.rungs import RUNGS, build_config
+from tiny_llm.run.texts import DEFAULT_PROMPT
 from tiny_llm.tokenizer import CharTokenizer
 
 LANES = 1e-5  # of a parameter's largest slope: what the rounding of lanes may change
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = args.prompt or DEFAULT_PROMPT
     vocab_size = CharTokenizer.from_text(prompt).vocab_size
     names = [args.model] if args.model else list(RUNGS)
-    configs = {name: build_config(name, vocab_size, args, **SMALL[name]) for name in names}
+    given = {name: value for name, value in flags.sizes_of(args).items() if value is not None}
+    configs = {name: build_config(name, vocab_size, {**SMALL[name], **given}) for name in names}
     if not args.quiet:
         print(f"prompt {prompt!r}", file=sys.stderr, flush=True)
     verdicts = [_check(name, config, prompt, args) for name, config in configs.items()]

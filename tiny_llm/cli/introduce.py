@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from tiny_llm.cli.material import Material
-from tiny_llm.cli.runs import Run
-from tiny_llm.cli.setup import VAL_TOKENS, batches_of
 from tiny_llm.model import rows_of
+from tiny_llm.run.begin import VAL_TOKENS, batches_of
+from tiny_llm.run.saved import Run
+from tiny_llm.run.sources import Material
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.progress import Progress
 
@@ -17,7 +17,7 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     config = dataclasses.asdict(current.model.config)
     vocab_size = config.pop("vocab_size")
     sizes = ", ".join(f"{name} {value}" for name, value in config.items())
-    options, unit = current.options, material.unit
+    options, unit = current.options, material.tokenizer.unit
     learned, held_out = material.sizes
     val = material.val.beginning(VAL_TOKENS)
     counted = len(val.ids) - 1

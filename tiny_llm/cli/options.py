@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
-from tiny_llm.cli.errors import UsageError
-from tiny_llm.cli.rungs import OPTIMIZERS, SCHEDULES
 from tiny_llm.fast.products import WAYS
+from tiny_llm.run.errors import UsageError
+from tiny_llm.run.options import BY_NAME, LARGEST, TYPES, problem_with
+from tiny_llm.run.rungs import flag
+from tiny_llm.run.sources import Cut
 
-DEFAULT_PROMPT = "language models "
 SAMPLE_LENGTH = 200
 TEMPERATURE = 0.7
-LARGEST = 10**12  # of the whole numbers that a flag takes
 LEAST_VOCAB = 257  # the bytes, and what separates documents
+SIZES = (
+    "context_length",
+    "d_embedding",
+    "d_hidden",
+    "d_model",
+    "n_heads",
+    "n_layers",
+    "tie_embeddings",
+)
 MATMUL_VARIABLE = "TINY_LM_MATMUL"
 
 
@@ -30,11 +38,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def program() -> str:
-    """What the user types to run this program."""
-    return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -95,12 +98,7 @@ def stop_text(text: str) -> str:
     return text
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """--data, --encoding."""
-    add_data_group(parser)
-
-
-def add_data_group(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """--data, --encoding, and the group for more of their kind."""
     group = parser.add_argument_group("text")
     group.add_argument(
@@ -145,7 +143,7 @@ def add_cutting(group: argparse._ArgumentGroup) -> None:
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """The sizes of a model. Which of them a rung has, its config says."""
     group = parser.add_argument_group("size of the model (each rung has its own defaults)")
-    for flag, meaning in (
+    for size, meaning in (
         ("--context-length", "tokens that the model sees at once"),
         ("--d-embedding", "numbers in a token's embedding (mlp)"),
         ("--d-hidden", "hidden units (mlp)"),
@@ -153,91 +151,66 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         ("--n-heads", "attention heads in a block (modern)"),
         ("--n-layers", "blocks (modern)"),
     ):
-        group.add_argument(flag, type=whole_number(1), metavar="N", help=meaning)
+        group.add_argument(size, type=whole_number(1), metavar="N", help=meaning)
     group.add_argument(
         "--tie-embeddings",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="one table to read and to write tokens (modern)",
     )
-    group.add_argument(
-        "--dropout",
-        type=number("at least 0 and below 1", lambda value: 0 <= value < 1),
-        metavar="X",
-        help="share of the numbers that training drops at random (modern: 0)",
-    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """How long, how fast and in which portions to learn."""
-    add_length(parser)
-    add_optimizer(parser)
-    add = parser.add_argument_group("validation").add_argument
-    add(
-        "--val-fraction",
-        type=number("between 0 and 1", lambda value: 0 < value < 1),
-        metavar="X",
-        help="share of the text held out for validation: its end, or of --lines every 1/X-th (0.1)",
-    )
-    add("--eval-every", type=whole_number(1), metavar="N", help="steps between validations")
-    add(
-        "--patience",
-        type=whole_number(0),
-        metavar="N",
-        help="end after N validations (--eval-every) without a new best; 0: never (0)",
-    )
-
-
-def add_length(parser: argparse.ArgumentParser) -> None:
-    """How much to learn from, in which portions, and by how many processes."""
-    group = parser.add_argument_group("training (each rung has its own defaults)")
-    add = group.add_argument
-    length = group.add_mutually_exclusive_group()
+    """How long, how fast and in which portions to learn: the flags of run/options.py."""
+    groups = {
+        "training": parser.add_argument_group("training (each rung has its own defaults)"),
+        "optimizer": parser.add_argument_group("optimizer (each rung has its own defaults)"),
+        "validation": parser.add_argument_group("validation"),
+    }
+    length = groups["training"].add_mutually_exclusive_group()
     length.add_argument(
         "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
     )
     length.add_argument(
         "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
     )
-    add("--batch-size", type=whole_number(1), metavar="N", help="contexts in a batch")
-    add(
-        "--gradient-accumulation-steps",
-        type=whole_number(1),
-        metavar="N",
-        help="batches in a step, one after the other, in the memory of one (1)",
+    for name in BY_NAME:
+        if BY_NAME[name].metadata["help"]:
+            add_option(groups[BY_NAME[name].metadata["group"]], name)
+    add_matmul(groups["training"], "auto")
+    add_seed(groups["training"])
+
+
+def add_option(group: argparse._ActionsContainer, name: str) -> None:
+    """The flag of one option of a run; without it, its value is None: not given."""
+    field = BY_NAME[name]
+    kind: Any = TYPES[str(field.type)]
+    metadata = field.metadata
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        problem = problem_with(field, value)
+        if problem:
+            raise argparse.ArgumentTypeError(problem)
+        return value
+
+    choices = metadata["choices"]
+    reading: Any = (
+        {"choices": choices} if choices else {"type": parse, "metavar": "NX"[kind is float]}
     )
-    add_matmul(parser, "auto")
-    add(
-        "--workers",
-        type=whole_number(1),
-        metavar="N",
-        help="processes that share each step (1 for small steps, one for each core for others)",
+    stated = field.default not in (1, "sgd", 0.1, 16) and "(" not in metadata["help"]
+    group.add_argument(
+        *(metadata["flags"] or [flag(name)]),
+        **reading,
+        help=metadata["help"] + (f" ({field.default})" if stated else ""),
     )
-    add_seed(parser)
 
 
-def add_optimizer(parser: argparse.ArgumentParser) -> None:
-    """How to step, and how far."""
-    add = parser.add_argument_group("optimizer (each rung has its own defaults)").add_argument
-    positive = number("above 0", lambda value: value > 0)
-    at_least_0 = number("at least 0", lambda value: value >= 0)
-    beta = number("at least 0 and below 1", lambda value: 0 <= value < 1)
-    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
-    add("--learning-rate", "--lr", type=positive, metavar="X", help="the highest of the run")
-    add(
-        "--schedule",
-        choices=SCHEDULES,
-        help="the learning rate falls along a cosine to --min-lr, or stays (cosine)",
-    )
-    add("--min-lr", type=at_least_0, metavar="X", help="the lowest (a tenth of --learning-rate)")
-    add("--warmup-steps", type=whole_number(0), metavar="N", help="steps in which it rises")
-    add("--grad-clip", type=at_least_0, metavar="X", help="longest gradient; 0: any (0)")
-    add("--weight-decay", type=at_least_0, metavar="X", help="of matrices, by adamw (0.01)")
-    add("--beta1", type=beta, metavar="X", help="memory of adamw for slopes (0.9)")
-    add("--beta2", type=beta, metavar="X", help="memory of adamw for their squares (0.99)")
-
-
-def add_matmul(parser: argparse.ArgumentParser, default: str) -> None:
+def add_matmul(parser: argparse._ActionsContainer, default: str) -> None:
     """--matmul."""
     parser.add_argument(
         "--matmul",
@@ -255,6 +228,31 @@ def chosen_matmul(given: Optional[str], default: str) -> str:
             f"these are auto, float64, {', '.join(WAYS)}"
         )
     return way
+
+
+def sizes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The sizes of a model that the command line gives; None: not given."""
+    return {name: getattr(args, name) for name in SIZES}
+
+
+def cut_of(args: argparse.Namespace) -> Cut:
+    """How the command line wants a text cut."""
+    return Cut(
+        getattr(args, "val_fraction", None),
+        args.lines,
+        args.tokenizer,
+        args.vocab_size,
+        args.tokenizer_file,
+    )
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a run that the command line gives; None: not given."""
+    given = {name: getattr(args, name, None) for name in BY_NAME}
+    given["matmul"] = args.matmul or os.environ.get(MATMUL_VARIABLE)
+    if given["matmul"]:
+        chosen_matmul(args.matmul, "auto")
+    return given
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -336,7 +334,7 @@ def add_display(parser: argparse.ArgumentParser, attention: bool = True) -> None
     group.add_argument("--debug", action="store_true", help="on an error, show where it happened")
 
 
-def add_seed(parser: argparse.ArgumentParser) -> None:
+def add_seed(parser: argparse._ActionsContainer) -> None:
     """--seed."""
     parser.add_argument(
         "--seed",
@@ -348,7 +346,10 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """--checkpoint."""
+    """A saved model, by itself or behind --checkpoint."""
+    parser.add_argument(
+        "model_file", nargs="?", type=Path, metavar="CHECKPOINT", help="as --checkpoint names it"
+    )
     parser.add_argument(
         "-c",
         "--checkpoint",
@@ -356,3 +357,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a saved model (the newest in runs/)",
     )
+
+
+def checkpoint_of(args: argparse.Namespace) -> Optional[Path]:
+    """The saved model that is named, if one is. Raises UsageError if two are."""
+    bare: Optional[Path] = getattr(args, "model_file", None)
+    named: Optional[Path] = args.checkpoint
+    if bare and named and bare != named:
+        raise UsageError("two checkpoints are named, one of them with --checkpoint; name one")
+    return bare or named

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tiny_llm.cli.errors import UserError
 from tiny_llm.files import checkpoint
+from tiny_llm.run.errors import UserError
 
 
 def add_svg(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError, UserError
-from tiny_llm.cli.metrics import read_metrics
-from tiny_llm.cli.options import program
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
-from tiny_llm.cli.runs import RUNS
+from tiny_llm.run.errors import UsageError, UserError, program
+from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.saved import RUNS
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
 from tiny_llm.view.plot_picture import plot_svg

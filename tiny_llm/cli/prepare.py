@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError, UserError
-from tiny_llm.cli.options import program
 from tiny_llm.cli.tokenizer import LEAST
-from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.fast.workers import cores
 from tiny_llm.files import checkpoint
+from tiny_llm.run.errors import UsageError, UserError, program
+from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.documents import (
     Document,

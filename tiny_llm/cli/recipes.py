@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from tiny_llm.cli.errors import UsageError, UserError
+from tiny_llm.run.errors import UsageError, UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 # Each group is one choice: a flag on the command line replaces any of its group in the recipe.

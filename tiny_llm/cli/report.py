@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError, UserError
-from tiny_llm.cli.files import run_files
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
-from tiny_llm.cli.material import Material, known_material, read_source
-from tiny_llm.cli.metrics import read_metrics
 from tiny_llm.cli.options import whole_number
-from tiny_llm.cli.runs import Run, newest_checkpoint
 from tiny_llm.cli.sample import prompt_of
-from tiny_llm.cli.setup import VAL_TOKENS
 from tiny_llm.files import checkpoint
+from tiny_llm.run.begin import VAL_TOKENS
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.files import run_files
+from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.saved import Run, newest_checkpoint
+from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Lines
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.report.facts import (
@@ -56,9 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "nothing but a browser."
     )
     parser.set_defaults(command=run)
-    parser.add_argument(
-        "model_file", nargs="?", type=Path, metavar="CHECKPOINT", help="the same as --checkpoint"
-    )
     flags.add_checkpoint(parser)
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="the page (CHECKPOINT with .report.html)"
@@ -86,9 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Gather, draw, write."""
-    if args.model_file and args.checkpoint and args.model_file != args.checkpoint:
-        raise UsageError("two checkpoints are named, one of them with --checkpoint; name one")
-    args.checkpoint = args.model_file or args.checkpoint or newest_checkpoint()
+    args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     out = args.out or args.checkpoint.with_suffix(".report.html")
     _check_out(out)
     current = open_checkpoint(args)
@@ -157,7 +152,7 @@ def _sample_length(current: Run, args: argparse.Namespace) -> int:
 
 
 def _unit(current: Run) -> str:
-    return "character" if current.tokenizer.kind == "char" else "token"
+    return current.tokenizer.unit
 
 
 def _affordable(current: Run, work: int, least: int, most: int) -> int:
@@ -176,7 +171,7 @@ def _material(current: Run, args: argparse.Namespace) -> Optional[Material]:
     source = read_source(args.data, args.encoding)
     if source.sha256 == current.options.text_sha256:
         options = current.options
-        return known_material(source, current.tokenizer, options.val_fraction, options.lines)
+        return source.known(current.tokenizer, options.val_fraction, options.lines)
     if args.data:
         raise UserError(
             f"{args.checkpoint} was trained on another text than {source.name}; give that one with "

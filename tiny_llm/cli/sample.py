@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from tiny_llm.cli.runs import Run
-from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.fast.writer import Writer
 from tiny_llm.matmul import Matrix
+from tiny_llm.run.saved import Run
+from tiny_llm.run.texts import choose_prompt
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.stream import TextStream
 from tiny_llm.view.attention_map import attention_report

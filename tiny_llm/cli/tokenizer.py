@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.runs import RUNS
-from tiny_llm.cli.texts import read_text
-from tiny_llm.cli.tokenizers import VOCAB_SIZE, load_tokenizer
 from tiny_llm.files import checkpoint
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import RUNS
+from tiny_llm.run.texts import read_text
+from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text import bpe_files
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.token_file import is_token_file

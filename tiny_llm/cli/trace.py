@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError
 from tiny_llm.cli.generate import open_checkpoint
-from tiny_llm.cli.material import new_material, read_source
-from tiny_llm.cli.rungs import OPTIMIZERS, RUNGS, build_config, flag
-from tiny_llm.cli.setup import schedule_of
-from tiny_llm.cli.texts import choose_prompt
 from tiny_llm.model import LanguageModel
+from tiny_llm.run.begin import schedule_of
+from tiny_llm.run.errors import UsageError
+from tiny_llm.run.options import Options
+from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
+from tiny_llm.run.sources import read_source
+from tiny_llm.run.texts import choose_prompt
 from tiny_llm.sampling import Sampling, generate
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.terminal import style_for
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Show one training step with its real numbers, from the text to the updated weight: of a "
         "new model with random weights, or of a saved one. Nothing is saved."
     )
-    parser.set_defaults(command=run, val_fraction=None)
+    parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (mlp)")
     parser.add_argument(
         "-c",
@@ -52,17 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-attention", action="store_true", help="scores and weights of all heads, key by key"
     )
-    flags.add_cutting(flags.add_data_group(parser))
+    flags.add_cutting(flags.add_data(parser))
     flags.add_sizes(parser)
-    add = parser.add_argument_group("training (each rung has its own defaults)").add_argument
-    add("--optimizer", choices=OPTIMIZERS, help="sgd, or adamw (modern)")
-    add(
-        "--learning-rate",
-        "--lr",
-        type=flags.number("above 0", lambda value: value > 0),
-        metavar="X",
-        help="how far to step",
-    )
+    group = parser.add_argument_group("training (each rung has its own defaults)")
+    flags.add_option(group, "optimizer")
+    flags.add_option(group, "learning_rate")
     flags.add_seed(parser)
     flags.add_display(parser, attention=False)
 
@@ -94,25 +88,25 @@ def _new(args: argparse.Namespace) -> _Start:
     """A new model that knows the alphabet of the text."""
     name = args.model or "mlp"
     rung = RUNGS[name]
-    material = new_material(read_source(args.data, args.encoding), args)
+    material = read_source(args.data, args.encoding).new(flags.cut_of(args))
     tokenizer = material.tokenizer
-    config = build_config(name, tokenizer.vocab_size, args)
+    config = build_config(name, tokenizer.vocab_size, flags.sizes_of(args))
     prompt = choose_prompt(args.prompt, tokenizer, material.lines)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
         prompt = tokenizer.decode(material.train.ids[: config.context_length + 1])
-    optimizer = OPTIMIZERS[args.optimizer or rung.optimizer]
-    rate = args.learning_rate or rung.learning_rate
-    return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer(rate), prompt, 0.0)
+    given = {"optimizer": args.optimizer, "learning_rate": args.learning_rate}
+    given = {name: value for name, value in given.items() if value is not None}
+    optimizer = build_optimizer(Options(**{**rung.options, **given}))
+    return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer, prompt, 0.0)
 
 
 def _saved(args: argparse.Namespace) -> _Start:
     """The model in --checkpoint, ready for its next step."""
-    sizes = {field.name for rung in RUNGS.values() for field in dataclasses.fields(rung.config)}
-    cutting = {"data", "lines", "tokenizer", "tokenizer_file"}  # and vocab_size
-    for name in sorted({"optimizer", "seed", *cutting, *sizes}):
+    cutting = ("data", "lines", "tokenizer", "tokenizer_file", "vocab_size")
+    for name in sorted({"optimizer", "seed", *cutting, *flags.SIZES}):
         if getattr(args, name) is not None:
             raise UsageError(f"{flag(name)} is for a new model; leave it out with --checkpoint")
-    saved = open_checkpoint(args)
+    saved = open_checkpoint(args, to_train=True)
     if args.model not in (None, saved.rung):
         raise UsageError(f"{args.checkpoint} is no {args.model}: it is {saved.rung}")
     model, tokenizer, options = saved.model, saved.tokenizer, saved.options

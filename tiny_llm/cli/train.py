@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.errors import UsageError, UserError
-from tiny_llm.cli.files import RunFiles, run_files
 from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
-from tiny_llm.cli.keeping import Keeper
-from tiny_llm.cli.material import Material, read_source
-from tiny_llm.cli.options import program, whole_number
+from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.recipes import recipes
-from tiny_llm.cli.rungs import RUNGS
-from tiny_llm.cli.runs import RUNS, Run
 from tiny_llm.cli.sample import print_sample, prompt_of
-from tiny_llm.cli.setup import begin, is_exhausted, resume, steps_of
 from tiny_llm.fast.workers import WorkerDied
+from tiny_llm.run.begin import begin, resume, steps_of
+from tiny_llm.run.errors import UsageError, UserError, program
+from tiny_llm.run.files import RunFiles, run_files
+from tiny_llm.run.keeping import Keeper
+from tiny_llm.run.rungs import RUNGS
+from tiny_llm.run.saved import RUNS, Run
+from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
         "flags on the command line win",
     )
-    flags.add_cutting(flags.add_data_group(parser))
+    flags.add_cutting(flags.add_data(parser))
     flags.add_sizes(parser)
     flags.add_training(parser)
     _add_saving(parser)
@@ -70,7 +70,12 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
     source = read_source(args.data, args.encoding)
-    current, material = resume(args, source) if args.resume else begin(args, source)
+    if args.resume:
+        given = {**vars(args), **flags.options_of(args), "matmul": args.matmul}
+        current, material = resume(args.resume, source, given, args.repeat)
+    else:
+        rung, sizes, options = args.model or "mlp", flags.sizes_of(args), flags.options_of(args)
+        current, material = begin(source, rung, sizes, options, args.repeat, flags.cut_of(args))
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
     files = run_files(out, args.metrics)
@@ -79,15 +84,15 @@ def run(args: argparse.Namespace) -> int:
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
     introduce(current, material, progress)
-    files.make_room(args.resume, current.is_best, progress)
+    files.make_room(args.resume, current.is_best, progress.fact)
     save_every = args.save_every or current.options.eval_every
-    keeper = Keeper(current, files, save_every, progress, args.resume)
-    if current.step == steps or is_exhausted(current):  # nothing left to do, but --out may be new
+    keeper = Keeper(current, files, save_every, progress.fact, args.resume)
+    if current.step == steps or current.is_exhausted:  # nothing left to do, but --out may be new
         keeper.save(out)
     else:
         with Interrupt(progress) as interrupt:
-            _train(current, material, args, keeper, interrupt)
-        if current.step < steps and not is_exhausted(current):
+            _train(current, material, args, keeper, interrupt, progress)
+        if current.step < steps and not current.is_exhausted:
             progress.note(
                 f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
                 f"    {_resume_command(args, out)}\n"
@@ -117,9 +122,10 @@ def _train(
     args: argparse.Namespace,
     keeper: Keeper,
     interrupt: Interrupt,
+    progress: Progress,
 ) -> None:
     """Run the loop up to its end, --stop-after, --patience or Ctrl-C."""
-    options, progress = current.options, keeper.progress
+    options = current.options
     last = min(args.stop_after or options.steps, options.steps)
     steps = steps_of(current, material)
     try:
@@ -131,7 +137,7 @@ def _train(
                         f"first loss {step.loss:.3f}: random guessing would cost {guess:.3f}"
                     )
                 progress.step(step)
-                is_last = step.number == last or interrupt.requested or is_exhausted(current)
+                is_last = step.number == last or interrupt.requested or current.is_exhausted
                 keeper.keep(step, is_last)
                 if is_last:
                     break
@@ -164,7 +170,7 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
 def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
     """The result, a sample, and what to do next."""
     best, patience = current.best, current.options.patience
-    if is_exhausted(current):
+    if current.is_exhausted:
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
     if best:
         is_beside = best.step < current.step and files.best.exists()

@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.metrics import holds_metrics
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
-from tiny_llm.view.progress import Progress
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.metrics import holds_metrics
+from tiny_llm.run.saying import Say
 
 ENDING = ".safetensors"
 
@@ -44,7 +44,7 @@ class RunFiles(NamedTuple):
         if self.metrics.exists() and not holds_metrics(self.metrics):
             raise UserError(f"{self.metrics} exists and holds no metrics; choose another --metrics")
 
-    def make_room(self, resumed: Optional[Path], is_best: bool, progress: Progress) -> None:
+    def make_room(self, resumed: Optional[Path], is_best: bool, say: Say) -> None:
         """Keep what another run left here as .bak; a run that is resumed brings its best along.
 
         `is_best`: whether that is the resumed checkpoint itself. Raises UserError if there is no
@@ -60,7 +60,7 @@ class RunFiles(NamedTuple):
             for path in [self.out] if stays else [self.out, self.best]:
                 backup = checkpoint.keep_old(path)
                 if backup:
-                    progress.fact("kept:", f"the older {path} is now {backup}")
+                    say("kept:", f"the older {path} is now {backup}")
             if own_best and not stays:
                 checkpoint.copy_file(own_best, self.best)
             elif not own_best:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.files import RunFiles
-from tiny_llm.cli.metrics import Metrics, read_metrics
-from tiny_llm.cli.runs import Run, save_run
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.files import RunFiles
+from tiny_llm.run.metrics import Metrics, read_metrics
+from tiny_llm.run.saved import Run, save_run
+from tiny_llm.run.saying import Say
 from tiny_llm.run.steps import Evaluation, Step, memorizes
 from tiny_llm.training import Diverged
-from tiny_llm.view.progress import Progress
 
 
 class Keeper:
@@ -30,11 +30,11 @@ class Keeper:
         run: Run,
         files: RunFiles,
         save_every: int,
-        progress: Progress,
+        say: Say,
         resumed: Optional[Path] = None,
     ) -> None:
         self.run, self.files = run, files
-        self.save_every, self.progress = save_every, progress
+        self.save_every, self.say = save_every, say
         self.saved: Optional[tuple[Path, int]] = (resumed, run.step) if resumed else None
         self.history: list[Evaluation] = []
         self.warned = False
@@ -81,7 +81,7 @@ class Keeper:
         """Say once that the model only learns its text by heart."""
         if self.run.best and not self.warned and memorizes(self.history):
             self.warned = True
-            self.progress.fact(
+            self.say(
                 "warning:",
                 f"since step {self.run.best.step} the model only learns its text by heart: the "
                 f"training loss falls while the validation loss rises. More text, a smaller model, "

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.options import DEFAULT_PROMPT
+from tiny_llm.run.errors import UserError
 from tiny_llm.text.tokenizers import Tokenizer
+
+DEFAULT_PROMPT = "language models "
 
 
 class Text(NamedTuple):

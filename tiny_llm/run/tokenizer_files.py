@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_llm.cli.errors import UserError
+from tiny_llm.run.errors import UserError
 from tiny_llm.text import bpe_files
 from tiny_llm.text.bpe import BPETokenizer
 

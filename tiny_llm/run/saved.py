@@ -1,4 +1,4 @@
-"""A training run as an object, as a file, and back."""
+"""A training run as a file, and back: all of it to go on with, or the model alone to read with."""
 
 from __future__ import annotations
 
@@ -7,60 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from tiny_llm.cli.errors import UserError
-from tiny_llm.cli.options import program
-from tiny_llm.cli.rungs import RUNGS, SCHEDULES, build_optimizer
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer
+from tiny_llm.run.errors import UserError, program
+from tiny_llm.run.options import Options, options_from
+from tiny_llm.run.rungs import RUNGS, build_optimizer
 from tiny_llm.run.steps import RecentLosses
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 RUNS = Path("runs")
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides how a run goes, beside the text and the sizes: all that resuming it needs."""
-
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    min_lr: float
-    warmup_steps: int
-    weight_decay: float
-    beta1: float
-    beta2: float
-    grad_clip: float
-    dropout: float
-    batch_size: int
-    gradient_accumulation_steps: int
-    steps: int
-    eval_every: int
-    patience: int  # evaluations without a better one after which the run ends; 0: it never does
-    val_fraction: float
-    lines: bool  # every line is a document of its own
-    seed: int
-    matmul: str
-    workers: int
-    text_sha256: str
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no command line would have accepted."""
-        batch = self.batch_size, self.gradient_accumulation_steps
-        least_one = min(*batch, self.steps, self.eval_every)
-        if (
-            least_one < 1
-            or min(self.warmup_steps, self.patience, self.seed, self.weight_decay, self.grad_clip)
-            < 0
-            or not (0 <= self.min_lr <= self.learning_rate and self.learning_rate > 0)
-            or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 < self.val_fraction < 1)
-            or self.schedule not in SCHEDULES
-        ):
-            raise ValueError("its training options make no sense")
 
 
 @dataclass(frozen=True)
@@ -78,16 +37,25 @@ class Run:
     rung: str
     model: LanguageModel
     tokenizer: Tokenizer
-    optimizer: Optimizer
+    optimizer: Optimizer  # of a run that was loaded for reading, one without its averages
     options: Options
     step: int = 0  # steps done
     best: Optional[Best] = None
     recent: RecentLosses = field(default_factory=RecentLosses)
+    unknown: list[str] = field(default_factory=list)  # options in the file that are none here
 
     @property
     def is_best(self) -> bool:
         """Whether no step had a lower validation loss than this one."""
         return self.best is not None and self.best.step == self.step
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the patience has run out: so many evaluations since the best one."""
+        options, best = self.options, self.best
+        if not options.patience or not best:
+            return False
+        return self.step - best.step >= options.patience * options.eval_every
 
 
 def save_run(path: Path, run: Run) -> None:
@@ -106,8 +74,11 @@ def save_run(path: Path, run: Run) -> None:
     checkpoint.save(path, {**run.model.parameters, **moments}, metadata)
 
 
-def load_run(path: Path) -> Run:
-    """The run in a checkpoint. Raises UserError, with what is wrong, if there is none."""
+def load_run(path: Path, to_train: bool = False) -> Run:
+    """The run in a checkpoint. Raises UserError, with what is wrong, if there is none.
+
+    Only a run that goes on needs the optimizer's averages: `to_train`.
+    """
     try:
         tensors, metadata = checkpoint.load(path)
     except FileNotFoundError:
@@ -119,58 +90,89 @@ def load_run(path: Path) -> Run:
     except CheckpointError as error:
         raise UserError(str(error)) from None
     try:
-        return _run_from(tensors, metadata)
+        return _run_from(tensors, metadata, to_train)
     except KeyError as error:
         raise UserError(f"{path} does not hold a run of this version: no {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not hold a run of this version: {error}") from None
 
 
-def _run_from(tensors: Parameters, metadata: dict[str, Any]) -> Run:
+def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> Run:
     """Raises ValueError, TypeError, KeyError or AttributeError for content of another form."""
     if metadata["format"] != 1:
         raise ValueError(f"its format is {metadata['format']!r}")
     rung = RUNGS[metadata["model"]]
-    tokenizer = tokenizer_from(metadata["tokenizer"])
     config, training = dict(metadata["config"]), dict(metadata["training"])
-    training.setdefault("dropout", config.pop("dropout", 0.0))  # where it was until 0.1
-    model = rung.model(_record(rung.config, config))
-    if model.config.vocab_size != tokenizer.vocab_size:
+    if "dropout" in config:  # where it stood in the first files
+        training.setdefault("dropout", config.pop("dropout"))
+    config = rung.config(**config)
+    tokenizer = tokenizer_from(metadata["tokenizer"])
+    if config.vocab_size != tokenizer.vocab_size:
         raise ValueError("its alphabet and its vocabulary differ in size")
     parameters = {k: v for k, v in tensors.items() if not k.startswith(MOMENT)}
-    replace_parameters(model, parameters)
-    options = _record(Options, training)
-    step, best = metadata["step"], metadata["best"]
+    model = model_from(rung.model, config, parameters)
+    options, unknown = options_from(training)
+    step = metadata["step"]
     if type(step) is not int or not 0 <= step <= options.steps:
         raise ValueError(f"it is at step {step!r} of {options.steps}")
     optimizer = build_optimizer(options)
     optimizer.steps = step
-    optimizer.state = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
-    _check_moments(optimizer, parameters)
-    best = None if best is None else _record(Best, best)
-    recent = _record(RecentLosses, metadata["recent"])
-    return Run(metadata["model"], model, tokenizer, optimizer, options, step, best, recent)
+    if to_train:
+        moments = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
+        optimizer.state = _checked_moments(optimizer, moments, parameters)
+    best = _best_from(metadata["best"])
+    recent = _recent_from(metadata["recent"])
+    name = metadata["model"]
+    return Run(name, model, tokenizer, optimizer, options, step, best, recent, unknown)
 
 
-def _check_moments(optimizer: Optimizer, parameters: Parameters) -> None:
+def model_from(kind: Any, config: Any, parameters: Parameters) -> LanguageModel:
+    """A model with these parameters, for which nothing is drawn.
+
+    Raises ValueError if their names or shapes are not those that the config asks for.
+    """
+    layout = kind.layout(config)
+    for name in sorted(layout.keys() ^ parameters.keys()):
+        problem = "missing" if name in layout else "not one of this model's"
+        raise ValueError(f"parameter {name} is {problem}")
+    for name, start in layout.items():
+        if shape(parameters[name]) != start.shape:
+            raise ValueError(
+                f"parameter {name} has shape {shape(parameters[name])}, not {start.shape}"
+            )
+    model: LanguageModel = kind.__new__(kind)
+    model.config, model.parameters = config, {name: parameters[name] for name in layout}
+    return model
+
+
+def _checked_moments(
+    optimizer: Optimizer, moments: Parameters, parameters: Parameters
+) -> Parameters:
     """Raises ValueError unless the optimizer remembers what it should after its steps."""
     expected = {
         f"{moment}.{name}": shape(tensor)
         for moment in optimizer.moments
         for name, tensor in parameters.items()
     }
-    if {name: shape(tensor) for name, tensor in optimizer.state.items()} != expected:
+    if {name: shape(tensor) for name, tensor in moments.items()} != expected:
         raise ValueError("the optimizer's averages do not fit its parameters")
+    return moments
 
 
-def _record(kind: Any, values: dict[str, Any]) -> Any:
-    """A dataclass from a dict with the same names and types. Raises ValueError or TypeError."""
-    record = kind(**values)
-    types = {"int": int, "float": float, "str": str, "bool": bool}
-    for entry in dataclasses.fields(kind):
-        if type(values[entry.name]) is not types[getattr(entry.type, "__name__", str(entry.type))]:
-            raise ValueError(f"{entry.name} is {values[entry.name]!r}")
-    return record
+def _best_from(values: Any) -> Optional[Best]:
+    if values is None:
+        return None
+    best = Best(**values)
+    if type(best.step) is not int or type(best.val_loss) is not float:
+        raise ValueError(f"its best is {values!r}")
+    return best
+
+
+def _recent_from(values: Any) -> RecentLosses:
+    recent = RecentLosses(**values)
+    if type(recent.count) is not int or type(recent.total) is not float or recent.count < 0:
+        raise ValueError(f"its recent losses are {values!r}")
+    return recent
 
 
 def newest_checkpoint() -> Path:
@@ -182,16 +184,3 @@ def newest_checkpoint() -> Path:
             f"or name one with --checkpoint"
         )
     return found[-1]
-
-
-def replace_parameters(model: LanguageModel, parameters: Parameters) -> None:
-    """Give the model these parameters. Raises ValueError if their names or shapes are others."""
-    for name in sorted(model.parameters.keys() ^ parameters.keys()):
-        problem = "missing" if name in model.parameters else "not one of this model's"
-        raise ValueError(f"parameter {name} is {problem}")
-    for name, own in model.parameters.items():
-        if shape(own) != shape(parameters[name]):
-            raise ValueError(
-                f"parameter {name} has shape {shape(parameters[name])}, not {shape(own)}"
-            )
-    model.parameters.update(parameters)

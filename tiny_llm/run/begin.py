@@ -1,0 +1,197 @@
+"""A run that can start: a new one, or one that goes on; and its steps.
+
+begin(read_source(None), "mlp")        -> Run, Material
+resume(Path("runs/mlp.safetensors"), source) -> Run, Material
+for step in steps_of(run, material): ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from tiny_llm.batches import Batches
+from tiny_llm.fast.workers import default_count
+from tiny_llm.optimizers import cosine_schedule
+from tiny_llm.run import steps as loop
+from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.gradients import Gradients
+from tiny_llm.run.options import BY_NAME, Options, problem_with
+from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
+from tiny_llm.run.saved import Best, Run, load_run
+from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
+from tiny_llm.run.steps import Step
+from tiny_llm.text.orders import Shuffled
+
+VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
+EVALUATIONS = 10  # in a run, unless eval_every says otherwise
+CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
+
+
+def begin(
+    source: Source,
+    rung: str = "mlp",
+    sizes: Optional[dict[str, Any]] = None,
+    options: Optional[dict[str, Any]] = None,
+    repeat: Optional[int] = None,
+    cut: Cut = AS_USUAL,
+) -> tuple[Run, Material]:
+    """A new run. Of sizes and options, what is missing or None is as it suits the rung.
+
+    `repeat`: passes over the training text, unless the options have `steps`.
+    Raises UsageError for what makes no sense, ValueError for a text that is too short.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    material = source.new(cut)
+    config = build_config(rung, material.tokenizer.vocab_size, sizes or {})
+    values = {**{name: f.default for name, f in BY_NAME.items()}, **RUNGS[rung].options, **given}
+    for name, value in given.items():
+        problem = problem_with(BY_NAME[name], value)
+        if problem:
+            raise UsageError(f"{flag(name)} {problem}")
+    if values["dropout"] and rung != "modern":
+        raise UsageError(f"--dropout is there for --model modern, not for {rung}")
+    if "min_lr" not in given:
+        values["min_lr"] = values["learning_rate"] / 10
+    elif values["min_lr"] > values["learning_rate"]:
+        rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
+        raise UsageError(f"--min-lr {rates}")
+    model = RUNGS[rung].model(config, seed=values["seed"])
+    batches = _batches(model, material, values["batch_size"], values["seed"])
+    accumulation = values["gradient_accumulation_steps"]
+    if "steps" not in given:
+        passes = repeat or RUNGS[rung].repeat
+        values["steps"] = max(1, passes * batches.steps_per_pass // accumulation)
+    if "eval_every" not in given:
+        values["eval_every"] = max(1, values["steps"] // EVALUATIONS)
+    if "workers" not in given:
+        values["workers"] = default_count(model, values["batch_size"])
+    values["val_fraction"], values["lines"] = material.val_fraction, material.lines
+    chosen = Options(**{**values, "text_sha256": material.sha256})
+    return Run(rung, model, material.tokenizer, build_optimizer(chosen), chosen), material
+
+
+def resume(
+    path: Path,
+    source: Source,
+    given: Optional[dict[str, Any]] = None,
+    repeat: Optional[int] = None,
+) -> tuple[Run, Material]:
+    """The run in the checkpoint, as it was.
+
+    `given` (sizes, options, "model", ...; None: not given) may make it longer and change its
+    patience and its workers, with which its last bits change; all else stays.
+    Raises UserError if there is none, UsageError for another change.
+    """
+    run = load_run(path, to_train=True)
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    own = set(RUNGS[run.rung].sizes)
+    sizes = {name for rung in RUNGS.values() for name in rung.sizes}
+    build_config(run.rung, run.tokenizer.vocab_size, {n: given[n] for n in sizes & set(given)})
+    if source.sha256 != run.options.text_sha256:
+        raise UserError(
+            f"{path} was trained on another text than {source.name}; "
+            f"give the same text again with --data"
+        )
+    _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
+    material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
+    batches = batches_of(run, material)
+    accumulation = run.options.gradient_accumulation_steps
+    steps = given.get("steps") or (repeat or 0) * batches.steps_per_pass // accumulation
+    steps = steps or run.options.steps
+    if steps < run.options.steps:
+        raise UsageError(
+            f"a run of {run.options.steps} steps can be made longer, not {steps} steps long"
+        )
+    run.options = dataclasses.replace(
+        run.options,
+        steps=steps,
+        patience=given.get("patience", run.options.patience),
+        workers=given.get("workers") or default_count(run.model, run.options.batch_size),
+    )
+    return run, material
+
+
+def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
+    """Raises UsageError for what would make another run of it."""
+    if given.get("tokenizer_file"):
+        raise UsageError("--tokenizer-file: the run has its tokenizer; leave it out")
+    settled = {
+        "model": run.rung,
+        "tokenizer": run.tokenizer.kind,
+        "vocab_size": run.tokenizer.vocab_size,
+        **dataclasses.asdict(run.model.config),
+        **dataclasses.asdict(run.options),
+    }
+    for name, value in settled.items():
+        if name not in CHANGEABLE and given.get(name, value) != value:
+            raise UsageError(
+                f"{flag(name)} cannot change in a resumed run (it is {value}); leave it out"
+            )
+
+
+def batches_of(run: Run, material: Material) -> Batches:
+    """What each step trains on. Raises ValueError for a text that is shorter than a context."""
+    return _batches(run.model, material, run.options.batch_size, run.options.seed)
+
+
+def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
+    length, tokens = model.config.context_length, len(material.train.ids)
+    if tokens <= length and not material.lines:
+        raise ValueError(
+            f"the training part has {tokens} tokens, too few for a context of {length} and the "
+            f"token that follows it; use a longer text or a context length of at most "
+            f"{max(1, tokens - 1)}"
+        )
+    examples = material.train.examples(length, model.predicts_every_token)
+    return Batches(examples, batch_size, seed, Shuffled)
+
+
+def schedule_of(options: Options) -> Callable[[int], float]:
+    """The learning rate of each step of a run, by the number of the step, from 0."""
+
+    def learning_rate(step: int) -> float:
+        if options.schedule == "constant" and step >= options.warmup_steps:
+            return options.learning_rate
+        floor = options.min_lr / options.learning_rate
+        return cosine_schedule(
+            step, options.steps, options.learning_rate, options.warmup_steps, floor
+        )
+
+    return learning_rate
+
+
+def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
+    """The training steps that the run still has to do, each done when it is yielded.
+
+    The run's step and its best validation loss are then up to date. While it runs, so do the
+    workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
+    """
+    model, options = run.model, run.options
+    held_out = material.val.beginning(VAL_TOKENS)
+    with Gradients(
+        model,
+        batches_of(run, material),
+        options.gradient_accumulation_steps,
+        options.dropout,
+        options.workers,
+        options.matmul,
+    ) as gradients:
+        for step in loop.steps_of(
+            model,
+            run.optimizer,
+            gradients,
+            held_out.examples(model.config.context_length, model.predicts_every_token),
+            options.steps,
+            schedule_of(options),
+            options.eval_every,
+            run.step,
+            options.grad_clip,
+            run.recent,
+        ):
+            run.step = step.number
+            if step.val_loss is not None and not (run.best and run.best.val_loss <= step.val_loss):
+                run.best = Best(step.number, step.val_loss)
+            yield step

@@ -1,0 +1,129 @@
+"""The one table of what decides how a run goes: name, type, default, what is allowed, help.
+
+From it follow the flags of `tiny-lm train`, the checks of whatever is given or read from a file,
+and what a checkpoint keeps. A new option is one more entry. A file that was written before there
+was an option gives it its default; what a file has that is no option is named, and left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "constant")
+LARGEST = 10**12  # of whole numbers
+
+
+class Check(NamedTuple):
+    """What an option may be."""
+
+    says: str  # "at least 0", behind "must be"
+    accepts: Callable[[Any], bool]
+
+
+def at_least(least: float) -> Check:
+    """Numbers from here on."""
+    return Check(f"at least {least:g}", lambda value: bool(value >= least))
+
+
+POSITIVE = Check("above 0", lambda value: bool(value > 0))
+BELOW_1 = Check("at least 0 and below 1", lambda value: 0 <= value < 1)
+SHARE = Check("between 0 and 1", lambda value: 0 < value < 1)
+ANY = Check("", lambda value: True)
+TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def option(
+    default: Any,
+    check: Union[Check, tuple[str, ...]] = ANY,
+    help: str = "",
+    group: str = "training",
+    flags: tuple[str, ...] = (),
+) -> Any:
+    """A field of `Options`. check: what is allowed, or the choices. Without help it is no flag."""
+    choices = None
+    if not isinstance(check, Check):
+        choices, check = check, Check(f"one of {', '.join(check)}", check.__contains__)
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "check": check, "choices": choices, "help": help, "group": group, "flags": flags
+        },
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides how a run goes, beside text and sizes. Raises ValueError for nonsense."""
+
+    steps: int = option(1, at_least(1))
+    batch_size: int = option(16, at_least(1), "contexts in a batch")
+    gradient_accumulation_steps: int = option(
+        1, at_least(1), "batches in a step, one after the other, in the memory of one"
+    )
+    matmul: str = option("auto")
+    workers: int = option(
+        1, at_least(1), "processes that share each step (1 for small steps, else one a core)"
+    )
+    seed: int = option(0, at_least(0))
+    optimizer: str = option("sgd", OPTIMIZERS, "sgd, or adamw (modern)", "optimizer")
+    learning_rate: float = option(
+        0.1, POSITIVE, "the highest of the run", "optimizer", ("--learning-rate", "--lr")
+    )
+    schedule: str = option(
+        "cosine", SCHEDULES, "the rate falls along a cosine to --min-lr, or stays", "optimizer"
+    )
+    min_lr: float = option(0.0, at_least(0), "the lowest (a tenth of the highest)", "optimizer")
+    warmup_steps: int = option(0, at_least(0), "steps in which it rises", "optimizer")
+    grad_clip: float = option(0.0, at_least(0), "longest gradient; 0: any", "optimizer")
+    weight_decay: float = option(0.01, at_least(0), "of matrices, by adamw", "optimizer")
+    beta1: float = option(0.9, BELOW_1, "memory of adamw for slopes", "optimizer")
+    beta2: float = option(0.99, BELOW_1, "memory of adamw for their squares", "optimizer")
+    dropout: float = option(
+        0.0, BELOW_1, "share of the numbers that training drops (modern)", "optimizer"
+    )
+    val_fraction: float = option(
+        0.1, SHARE, "share of the text held out: its end, or of --lines every 1/X-th", "validation"
+    )
+    eval_every: int = option(1, at_least(1), "steps between validations", "validation")
+    patience: int = option(
+        0, at_least(0), "end after N validations without a new best; 0: never", "validation"
+    )
+    lines: bool = option(False)  # every line is a document of its own
+    text_sha256: str = option("")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            problem = problem_with(field, getattr(self, field.name))
+            if problem:
+                raise ValueError(f"{field.name} {problem}")
+        if self.min_lr > self.learning_rate:
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is above learning_rate {self.learning_rate:g}"
+            )
+
+
+BY_NAME = {field.name: field for field in dataclasses.fields(Options)}
+
+
+def problem_with(field: Any, value: Any) -> Optional[str]:
+    """Why this is no value of the option, in a few words; None if it is one."""
+    kind, check = TYPES[str(field.type)], field.metadata["check"]
+    if kind is float and type(value) is int and abs(value) < LARGEST:
+        value = float(value)
+    if type(value) is not kind:
+        return f"must be of type {kind.__name__}, not {str(value)[:40]!r}"
+    if (kind is float and not math.isfinite(value)) or not check.accepts(value):
+        return f"must be {check.says}, not {str(value)[:40]}"
+    if kind is int and value > LARGEST:
+        return f"must be at most {LARGEST:,}"
+    return None
+
+
+def options_from(values: dict[str, Any]) -> tuple[Options, list[str]]:
+    """The options in a file, and the names in it that are none. Raises ValueError for nonsense."""
+    unknown = sorted(set(values) - set(BY_NAME))
+    return Options(**{name: values[name] for name in BY_NAME if name in values}), unknown

@@ -1,0 +1,76 @@
+"""The one table of rung name -> class, with the training that suits it on the built-in corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Optional
+
+from tiny_llm.attention_lm import AttentionConfig, AttentionLanguageModel
+from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
+from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
+from tiny_llm.optimizers import SGD, AdamW, Optimizer
+from tiny_llm.run.errors import UsageError
+
+
+class Rung(NamedTuple):
+    """A model class, its config, and how it is trained unless somebody says otherwise."""
+
+    model: Any
+    config: Any
+    repeat: int  # passes over the training text
+    options: dict[str, Any]  # in place of the defaults in options.py
+
+    @property
+    def sizes(self) -> list[str]:
+        """The fields of its config that can be chosen."""
+        fields = dataclasses.fields(self.config)
+        return [field.name for field in fields if field.name != "vocab_size"]
+
+
+RUNGS = {
+    "mlp": Rung(
+        MLPLanguageModel, MLPConfig, repeat=8,
+        options={"optimizer": "sgd", "learning_rate": 0.3, "batch_size": 16},
+    ),
+    "attention": Rung(
+        AttentionLanguageModel, AttentionConfig, repeat=14,
+        options={"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 16},
+    ),
+    "modern": Rung(
+        ModernLanguageModel, ModernConfig, repeat=20,
+        options={
+            "optimizer": "adamw", "learning_rate": 0.008, "warmup_steps": 100, "batch_size": 4
+        },
+    ),
+}  # fmt: skip
+
+
+def build_optimizer(options: Any) -> Optimizer:
+    """The optimizer that the options of a run describe."""
+    if options.optimizer == "sgd":
+        return SGD(options.learning_rate)
+    return AdamW(
+        options.learning_rate, options.beta1, options.beta2, weight_decay=options.weight_decay
+    )
+
+
+def build_config(rung: str, vocab_size: int, sizes: dict[str, Optional[Any]]) -> Any:
+    """The config of a rung: the given sizes (None: not given), else the rung's own.
+
+    Raises UsageError for a size that this rung does not have, or that makes no sense.
+    """
+    own = RUNGS[rung].sizes
+    given = {name: value for name, value in sizes.items() if value is not None}
+    for name in sorted(given.keys() - set(own)):
+        raise UsageError(
+            f"{flag(name)} is no size of --model {rung}, which has {', '.join(map(flag, own))}"
+        )
+    try:
+        return RUNGS[rung].config(vocab_size, **given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def flag(name: str) -> str:
+    """The flag that sets the option of this name."""
+    return "--" + name.replace("_", "-")

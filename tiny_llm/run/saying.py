@@ -1,0 +1,5 @@
+"""How a run says something to whoever drives it: a label, and a sentence."""
+
+from typing import Callable
+
+Say = Callable[[str, str], None]
