@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_llm.cli import main
-from tiny_llm.run.saved import load_run
 from tiny_llm.cli.sample import attention_of
+from tiny_llm.run.saved import load_run
 from tiny_llm.view.attention_map import attention_matrix, one_query, ranked_keys
 from tiny_llm.view.heads import Head, HeadSummary, choose_heads, summarize, summary_table
 from tiny_llm.view.terminal import Style, display_width, plain
@@ -219,7 +219,7 @@ def test_one_layer_head_and_query(modern, capsys):
         (["--query", "-1"], 2, "--query: must be at least 0"),
         (["--prompt", "Q"], 1, "'Q'"),
         (["--prompt", ""], 2, "is empty"),
-        (["-c", "runs/modern.safetensors"], 2, "named twice"),
+        (["-c", "other.safetensors"], 2, "two checkpoints are named"),
         (["--svg", "text.txt"], 1, "text.txt exists and is no SVG picture"),
     ],
 )

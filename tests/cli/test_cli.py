@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tiny_llm import layers
 from tiny_llm.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -168,9 +169,7 @@ def test_gradcheck(capsys):
 
 
 def test_gradcheck_finds_a_broken_backward(capsys, monkeypatch):
-    import tiny_llm.mlp_lm
-
-    monkeypatch.setattr(tiny_llm.mlp_lm, "tanh_backward", lambda dy, y: dy)
+    monkeypatch.setattr(layers, "tanh_backward", lambda dy, y: dy)
     assert main(["gradcheck", "--model", "mlp"]) == 1
     assert "WRONG" in capsys.readouterr().out
 
@@ -225,7 +224,7 @@ def test_a_wrong_command_line_exits_with_2(case, capsys):
 WRONG_TEXTS = {
     "empty": (b"", "is empty"),
     "shorter than the context": (b"ab" * 10, "use a longer text or a context length"),
-    "no validation part": (b"abc", "leaves 0 of 3 tokens for validation"),
+    "no validation part": (b"abc", "leaves 3 of 3 tokens for training, and either part needs 2"),
     "not UTF-8": (b"caf\xe9 " * 50, "--encoding"),
 }
 

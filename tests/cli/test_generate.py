@@ -9,8 +9,8 @@ import pytest
 from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
 from tiny_llm.cli import generate as command
 from tiny_llm.cli import main, sample
-from tiny_llm.run.saved import Run
 from tiny_llm.cli.sample import Piece, in_order
+from tiny_llm.run.saved import Run
 
 ALPHABET = "\n abcdé"
 FOLLOWING = dict(zip("\nabcdé ", "abcdé\na"))
@@ -19,7 +19,7 @@ FOLLOWING = dict(zip("\nabcdé ", "abcdé\na"))
 class Alphabet:
     """Writes abcdé and a newline, again and again; it may need to be drawn, it never varies."""
 
-    targets_per_context = 1
+    predicts_every_token = False
     config = SimpleNamespace(context_length=4)
 
     def __init__(self, tokenizer):
@@ -36,7 +36,7 @@ class Alphabet:
 
 def use_model(monkeypatch, model, tokenizer, rung="mlp"):
     run = Run(rung, model, tokenizer, optimizer=None, options=SimpleNamespace(lines=False))
-    monkeypatch.setattr(command, "load_run", lambda path: run)
+    monkeypatch.setattr(command, "load_run", lambda path, to_train=False: run)
 
 
 @pytest.fixture
@@ -167,16 +167,17 @@ def test_no_kv_cache_writes_the_same_text(rung, capsys):
 
 @pytest.mark.parametrize("flags, used", [([], True), (["--no-kv-cache"], False)])
 def test_the_switch_reaches_the_model(monkeypatch, capsys, flags, used):
-    model, pasts = ModernLanguageModel(ModernConfig(len(ALPHABET))), []
-    forward = model.forward
-    monkeypatch.setattr(
-        model,
-        "forward",
-        lambda contexts, past=None: (pasts.append(past), forward(contexts, past=past))[1],
-    )
+    sizes, forward = [], ModernLanguageModel.forward
+
+    def counting(self, contexts):
+        sizes.append(sum(map(len, contexts)))
+        return forward(self, contexts)
+
+    monkeypatch.setattr(ModernLanguageModel, "forward", counting)
+    model = ModernLanguageModel(ModernConfig(len(ALPHABET)))
     use_model(monkeypatch, model, CharTokenizer(ALPHABET), "modern")
-    generated(capsys, "-p", "a", "-n", "2", *flags)
-    assert [past is not None for past in pasts] == [used] * 2
+    generated(capsys, "-p", "a", "-n", "3", *flags)
+    assert sizes == ([1, 1, 1] if used else [1, 2, 3])
 
 
 def test_all_samples_are_in_one_batch(alphabet, capsys):
@@ -240,7 +241,7 @@ def test_a_piece_is_shown_before_the_next_one_is_asked_for():
 class Bytes:
     """A tokenizer of single bytes, of which a character takes one or several."""
 
-    kind = "bpe"
+    kind, unit = "bpe", "token"
     vocab_size = 256
 
     def encode(self, text):
@@ -256,7 +257,7 @@ class Bytes:
 class Parrot:
     """Writes a given sequence of bytes; it knows how far it is by how often it was asked."""
 
-    targets_per_context = 1
+    predicts_every_token = False
     config = SimpleNamespace(context_length=4)
 
     def __init__(self, data):

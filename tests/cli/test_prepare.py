@@ -14,6 +14,7 @@ from tiny_llm.cli import main
 from tiny_llm.text import bpe_files
 from tiny_llm.text.bpe import END_OF_TEXT
 from tiny_llm.text.token_file import open_tokens, write_tokens
+from tiny_llm.text.tokenizers import tokenizer_from
 
 ROOT = Path(__file__).parents[2]
 CORPUS = (ROOT / "corpus.txt").read_text("utf-8")
@@ -71,7 +72,7 @@ def test_a_single_text_is_split_as_train_splits_it(capsys):
 def test_documents_of_characters_are_separated_by_newlines(capsys):
     assert main(["prepare", "stories", "--out", "s.bin", "--val-fraction", "0.2"]) == 0
     tokens = open_tokens("s.bin")
-    tokenizer = CharTokenizer.from_state(tokens.tokenizer)
+    tokenizer = tokenizer_from(tokens.tokenizer)
     held_out = [4, 9]
     for ids, numbers in (
         (tokens.train, [n for n in range(10) if n not in held_out]),
@@ -140,7 +141,7 @@ def test_copies_do_not_leak_into_the_validation_part():
         Path(f"stories/copy{number}.txt").write_text(story, "utf-8")
     assert main(["prepare", "stories"]) == 0
     tokens = open_tokens("tokens.bin")
-    tokenizer = CharTokenizer.from_state(tokens.tokenizer)
+    tokenizer = tokenizer_from(tokens.tokenizer)
     train, val = (tokenizer.decode(ids).split("\n\n") for ids in (tokens.train, tokens.val))
     assert not set(filter(None, train)) & set(filter(None, val))
     assert tokens.description.val_documents == 2

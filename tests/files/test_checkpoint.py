@@ -14,6 +14,8 @@ import pytest
 from tiny_llm.cli import main
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import load_run
 
 TENSORS = {"matrix": [[1.0, -2.5, 1e-300], [0.1, 1e300, -0.0]], "vector": [math.pi]}
 METADATA = {"step": 3, "text": "ä\n\U0001f600", "list": [1, 2.5, None]}
@@ -272,7 +274,6 @@ def changes():
     yield "an additional tensor", lambda tensors, _: tensors.update(more=[1.0])
     yield "another shape", lambda tensors, _: tensors[next(iter(tensors))].pop()
     yield "a vector for a matrix", lambda tensors, _: tensors.update({next(iter(tensors)): [1.0]})
-    yield "a moment too many", lambda tensors, _: tensors.update({"optimizer.q.x": [1.0]})
     for name in ("gpt", None, [], 3):
         yield f"model {name}", metadata("model", value=name)
     for name in ("mlp", "attention", "modern"):
@@ -307,6 +308,15 @@ def test_a_whole_file_with_wrong_content_is_refused(run, wrong, change, capsys):
     assert (code, err.count("\n")) == (1, 1), err
     assert err.startswith(f"tiny-lm: error: {run} ")
     assert "Error" not in err
+
+
+def test_a_moment_too_many_is_refused_by_who_would_use_it(run, capsys):
+    tensors, metadata = checkpoint.load(run)
+    tensors["optimizer.q.x"] = [1.0]
+    checkpoint.save(run, tensors, metadata)
+    assert generate(run, capsys)[0] == 0
+    with pytest.raises(UserError, match="averages do not fit"):
+        load_run(run, to_train=True)
 
 
 @pytest.mark.reference

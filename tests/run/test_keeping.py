@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.run.metrics import read_metrics
 from tiny_llm.files import checkpoint
-from tiny_llm.training import Evaluation, memorizes
+from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.steps import Evaluation, memorizes
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 RISING = ["--lr", "1.5", "--schedule", "constant", "--batch-size", "2"]

@@ -6,7 +6,6 @@ import pytest
 
 from tiny_llm.cli import main
 from tiny_llm.cli.recipes import FOLDER, recipes, with_recipe
-from tiny_llm.run.rungs import RUNGS
 from tiny_llm.files import checkpoint
 
 SMALL = ["--context-length", "4", "--steps", "3", "-n", "1", "--quiet"]
@@ -24,8 +23,8 @@ def own(text):
     return ["train", "--recipe", "own.txt"]
 
 
-def test_there_is_one_for_every_rung_and_for_the_two_texts():
-    assert recipes() == sorted([*RUNGS, "names", "shakespeare"])
+def test_there_is_one_for_each_of_the_two_texts():
+    assert recipes() == ["names", "shakespeare"]
 
 
 @pytest.mark.parametrize("given", [["--recipe", "own.txt"], ["--recipe=own.txt"]])
@@ -50,7 +49,7 @@ def test_a_line_may_hold_several_flags_and_a_flag_several_lines():
 
 
 def test_two_recipes_are_refused(capsys):
-    assert main([*own("--lr 1"), "--recipe=mlp"]) == 2
+    assert main([*own("--lr 1"), "--recipe=names"]) == 2
     assert "--recipe is given twice" in capsys.readouterr().err
 
 
@@ -66,14 +65,6 @@ def test_without_a_recipe_and_in_other_commands_nothing_changes():
     assert with_recipe(["train", "--lr", "1"]) == ["train", "--lr", "1"]
     assert with_recipe(["generate", "--prompt", "--recipe"]) == ["generate", "--prompt", "--recipe"]
     assert with_recipe([]) == []
-
-
-@pytest.mark.parametrize("rung", RUNGS)
-def test_the_demonstration_of_a_rung_is_what_its_flags_alone_do(rung):
-    data = ["--data", "text.txt", *SMALL]
-    assert main(["train", "--model", rung, *data, "--out", "a"]) == 0
-    assert main(["train", "--recipe", rung, *data, "--out", "b"]) == 0
-    assert Path("a").read_bytes() == Path("b").read_bytes()
 
 
 @pytest.mark.parametrize("recipe", ["names", "shakespeare"])

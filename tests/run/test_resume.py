@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.run.metrics import read_metrics
 from tiny_llm.files import checkpoint
+from tiny_llm.run.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_llm.training import Step
+from tiny_llm.run.steps import Step
 from tiny_llm.view import progress as module
 from tiny_llm.view.progress import CLEAR_LINE, Progress
 from tiny_llm.view.sparkline import MOST_MEANS, Sketch, sparkline

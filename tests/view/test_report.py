@@ -20,11 +20,12 @@ from tiny_llm import (
     ModernLanguageModel,
     evaluate,
 )
-from tiny_llm.batches import Lines
+from tiny_llm.batches import Windows
 from tiny_llm.cli import main
+from tiny_llm.layers import softmax
 from tiny_llm.run.metrics import read_metrics
 from tiny_llm.run.saved import load_run
-from tiny_llm.layers import softmax
+from tiny_llm.text.corpus import Lines, RunningText
 from tiny_llm.view.pca import project
 from tiny_llm.view.report import facts, pictures
 from tiny_llm.view.report.facts import (
@@ -126,16 +127,19 @@ def report(path, *flags, out="page.html"):
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=20))
 def test_the_surprise_at_each_token_adds_up_to_the_loss(ids):
     model = ModernLanguageModel(ModernConfig(5, 4, 4, n_heads=2), seed=1)
-    assert read_passage(model, LETTERS, ids).mean_nats == pytest.approx(evaluate(model, ids))
+    examples = Windows(ids, 4)
+    assert read_passage(model, LETTERS, ids).mean_nats == pytest.approx(evaluate(model, examples))
 
 
 def test_every_rung_is_read_as_it_is_evaluated(build_rung):
     model, rng = build_rung(seed=3), random.Random(0)
     ids = [rng.randrange(5) for _ in range(23)]
-    assert read_passage(model, LETTERS, ids).mean_nats == pytest.approx(evaluate(model, ids))
+    length, every = model.config.context_length, model.predicts_every_token
+    examples = RunningText(ids).examples(length, every)
+    assert read_passage(model, LETTERS, ids).mean_nats == pytest.approx(evaluate(model, examples))
     lines = Lines([[1, 2], [3, 1, 2, 4, 4, 2, 1], [2]], separator=0)
     reading = read_passage(model, LETTERS, lines.ids, separator=0)
-    assert reading.mean_nats == pytest.approx(evaluate(model, lines))
+    assert reading.mean_nats == pytest.approx(evaluate(model, lines.examples(length, every)))
 
 
 def test_predictions_are_those_of_the_model(build_rung):

@@ -33,10 +33,10 @@ from tiny_llm import (
     generate,
 )
 from tiny_llm.cli import main
-from tiny_llm.run.saved import load_run
-from tiny_llm.run.begin import schedule_of
 from tiny_llm.layers import linear, softmax, tanh
 from tiny_llm.optimizers import clip_by_global_norm, global_norm
+from tiny_llm.run.begin import schedule_of
+from tiny_llm.run.saved import load_run
 from tiny_llm.training import Diverged, loss_and_gradients
 from tiny_llm.view.rows import ASCII_HEIGHTS, NEGATIVE, POSITIVE, in_columns, strip
 from tiny_llm.view.terminal import HEIGHTS, Style, display_width, plain

@@ -15,7 +15,7 @@ from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
 from tiny_llm.view.attention_map import attention_report, one_query
 from tiny_llm.view.attention_picture import attention_svg
-from tiny_llm.view.heads import choose_heads
+from tiny_llm.view.heads import choose_heads, has_attention
 from tiny_llm.view.terminal import style_for
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.svg:
         check_svg(args.svg)
     current = open_checkpoint(args)
-    if current.rung == "mlp":
+    if not has_attention(current.model):
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     prompt = prompt_of(current, args)
     ids = current.tokenizer.encode(prompt)

@@ -9,6 +9,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run, load_run, newest_checkpoint
+from tiny_llm.view.heads import has_attention
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         current.tokenizer.encode(args.stop or "")
     except ValueError as error:
         raise UserError(f"--stop can never come: {error}") from None
-    if args.show_attention and current.rung == "mlp":
+    if args.show_attention and not has_attention(current.model):
         raise UserError(f"the model is {current.rung}, which has no attention to show")
     print_sample(current, args, args.seed or 0)
     return 0

@@ -23,6 +23,7 @@ from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
+from tiny_llm.view.heads import has_attention
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_before_training(current: Run, args: argparse.Namespace) -> None:
     """What would fail behind the training is refused before it."""
-    if args.show_attention and current.rung == "mlp":
+    if args.show_attention and not has_attention(current.model):
         raise UsageError(
             f"--model {current.rung} has no attention to show; use --model attention or modern"
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.model import LanguageModel
 from tiny_llm.view.terminal import BOLD, Style, fraction_text, paint, wrap
 
 FIRST_FREE = 2  # the first position for which itself, the one before and the first are three
@@ -147,3 +148,8 @@ def _row(summary: HeadSummary, wide: bool) -> str:
         return "  ".join([*numbers, bits, PHRASES[place]])
     share = f"{place} {fraction_text(getattr(summary, place))}" if place else PHRASES[place]
     return f"{bits}  {share}"
+
+
+def has_attention(model: LanguageModel) -> bool:
+    """Whether there are weights to show: rung 1 has none."""
+    return type(model).attention is not LanguageModel.attention

@@ -105,7 +105,7 @@ def read_passage(
     """
     if not ids:
         raise ValueError("a passage needs at least one token")
-    length, one_target = model.config.context_length, model.targets_per_context == 1
+    length, one_target = model.config.context_length, not model.predicts_every_token
     windows = windows_of(ids, length, one_target, separator)
     contexts: Contexts = [list(ids[begin:end]) for begin, end in windows]
     logits, cache = model.forward(contexts)  # T x V, a row for each token either way
@@ -162,9 +162,9 @@ def _attention_maps(
     model: Any, cache: Any, windows: list[Window], one_target: bool
 ) -> Optional[AttentionMaps]:
     """The weights of the first rows: of all windows, or of the longest where it has a row each."""
-    if not hasattr(model, "attention"):
-        return None
     weights = model.attention(cache)  # contexts x layers x heads x queries x keys
+    if not weights:
+        return None
     if one_target:
         shown = windows[:MOST_WINDOWS]
         rows = [AttentionRow(window.end - 1, window.begin) for window in shown]

@@ -1,0 +1,166 @@
+"""One table of options: flags, checks and stored runs follow from it."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny_llm.cli import main
+from tiny_llm.files import checkpoint
+from tiny_llm.run import saved
+from tiny_llm.run.begin import begin, resume, steps_of
+from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.options import BY_NAME, Options, options_from
+from tiny_llm.run.saved import load_run, model_from, save_run
+from tiny_llm.run.sources import Cut, read_source
+
+OLD = Path(__file__).parents[1] / "references" / "run_0.1.safetensors"  # written by 5194ed6
+TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+    return tmp_path
+
+
+def small(**options):
+    source = read_source("text.txt")
+    return begin(source, "mlp", {"context_length": 4, "d_hidden": 8}, {"steps": 6, **options})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+        {"schedule": "linear"}, {"beta1": 1.0}, {"val_fraction": 1.0}, {"dropout": 1.0},
+        {"min_lr": 0.2}, {"steps": 1.5}, {"steps": True}, {"seed": -1}, {"optimizer": 3},
+        {"steps": 10**400}, {"workers": 0},
+    ],
+)  # fmt: skip
+def test_nonsense_is_no_option(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_a_missing_option_takes_its_default_and_an_unknown_one_is_named():
+    options, unknown = options_from({"steps": 7, "of_the_future": 1})
+    assert options == Options(steps=7)
+    assert unknown == ["of_the_future"]
+
+
+def test_every_option_with_a_help_is_a_flag(capsys):
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for name, field in BY_NAME.items():
+        if field.metadata["help"]:
+            assert "--" + name.replace("_", "-") in out, name
+
+
+def test_an_option_more_is_one_entry(monkeypatch):
+    """A file without it still loads, with its default; a file with it loads without it."""
+    run, _ = small()
+    save_run(Path("before"), run)
+    more = dataclasses.make_dataclass(
+        "More", [("warmth", "float", dataclasses.field(default=0.5, metadata={
+            "check": BY_NAME["min_lr"].metadata["check"], "choices": None, "help": "w",
+            "group": "optimizer", "flags": ()}))], bases=(Options,), frozen=True,
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "options_from", lambda values: (more(**values), []))
+        assert load_run(Path("before")).options.warmth == 0.5
+    tensors, metadata = checkpoint.load(Path("before"))
+    metadata["training"]["warmth"] = 0.5
+    checkpoint.save(Path("after"), tensors, metadata)
+    assert load_run(Path("after")).unknown == ["warmth"]
+    assert main(["generate", "-c", "after", "-n", "3"]) == 0
+
+
+def test_a_run_from_python_alone(capsys):
+    run, material = small(learning_rate=0.2)
+    steps = list(steps_of(run, material))
+    assert [step.number for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert run.step == 6 and run.best is not None
+    save_run(Path("run"), run)
+    again, material = resume(Path("run"), read_source("text.txt"), {"steps": 9})
+    assert [step.number for step in steps_of(again, material)] == [7, 8, 9]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "options, cut, problem",
+    [
+        ({"learning_rate": -1.0}, Cut(), "--learning-rate must be above 0, not -1.0"),
+        ({"min_lr": 1.0}, Cut(), "--min-lr 1 is above --learning-rate 0.3"),
+        ({"dropout": 0.1}, Cut(), "--dropout is there for --model modern, not for mlp"),
+        ({}, Cut(vocab_size=300), "--vocab-size is the size of a new --tokenizer bpe"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, cut, problem):
+    with pytest.raises(UsageError, match=problem):
+        begin(read_source("text.txt"), "mlp", {"context_length": 4}, options, cut=cut)
+
+
+def test_workers_may_change_in_a_resumed_run():
+    assert main(["train", "--data", "text.txt", "--steps", "4", "--stop-after", "2", "--quiet",
+                 "-n", "0", "-o", "m"]) == 0  # fmt: skip
+    words = ["train", "--data", "text.txt", "--resume", "m", "--quiet", "-n", "0"]
+    assert main([*words, "--workers", "2"]) == 0
+    assert load_run(Path("m")).options.workers == 2
+
+
+def test_loading_draws_nothing(monkeypatch):
+    run, _ = small()
+    save_run(Path("m"), run)
+    monkeypatch.setattr("tiny_llm.model.draw", None)  # calling it would fail
+    assert load_run(Path("m")).model.parameters == run.model.parameters
+
+
+def test_parameters_that_do_not_fit_are_refused():
+    run, _ = small()
+    kind, config, own = type(run.model), run.model.config, run.model.parameters
+    for wrong, problem in [
+        ({k: v for k, v in own.items() if k != "output.bias"}, "output.bias is missing"),
+        ({**own, "extra": [0.0]}, "parameter extra is not one of this model's"),
+        ({**own, "output.bias": [0.0]}, r"output.bias has shape \(1,\), not"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            model_from(kind, config, wrong)
+
+
+def test_huge_sizes_in_a_file_take_no_memory():
+    run, _ = small()
+    save_run(Path("m"), run)
+    tensors, metadata = checkpoint.load(Path("m"))
+    metadata["config"]["d_hidden"] = 10**9
+    checkpoint.save(Path("huge"), tensors, metadata)
+    with pytest.raises(UserError, match="has shape"):
+        load_run(Path("huge"))
+
+
+# ------------------------------------------------------------------------------ files of before
+
+
+def test_a_file_of_the_code_before_the_rooms_still_loads_and_writes(capsys):
+    assert main(["generate", "-c", str(OLD), "-p", "a", "-n", "5", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("a")
+    run = load_run(OLD, to_train=True)
+    assert run.rung == "modern" and run.step == 4
+    assert run.options.dropout == 0.1  # which stood in the config then
+    assert run.optimizer.state
+
+
+def test_a_file_of_the_code_before_the_rooms_goes_on(capsys):
+    words = ["train", "--resume", str(OLD), "--out", "m", "--quiet", "-n", "0"]
+    code = main([*words, "--data", str(Path(__file__).parents[1] / "references" / "old.txt")])
+    assert code == 0, capsys.readouterr().err
+    assert load_run(Path("m")).step == 6
+
+
+def test_importing_a_run_needs_no_command_line():
+    code = "import tiny_llm.run.begin, sys; sys.exit('argparse' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
