@@ -47,7 +47,7 @@ def write_texts(folder: Path) -> None:
 def write_ids(path: Path, size: int) -> None:
     """A token file of so many bytes: the same random text again and again."""
     from tiny_llm import CharTokenizer
-    from tiny_llm.text.token_file import packed, write_tokens
+    from tiny_llm.files.token_file import packed, write_tokens
 
     rng = random.Random(0)
     tokenizer = CharTokenizer.from_text("abcdefghijklmnopqrstuvwxyz .\n")

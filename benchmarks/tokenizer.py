@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tiny_llm import BPETokenizer
-from tiny_llm.text.bpe_files import to_tokenizer_json
+from tiny_llm.files.bpe_files import to_tokenizer_json
 from tiny_llm.text.pretokenize import pattern
 
 SIZES = (512, 4096)

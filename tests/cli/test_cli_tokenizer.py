@@ -8,9 +8,9 @@ import pytest
 
 from tiny_llm import BPETokenizer, CharTokenizer
 from tiny_llm.cli import main
+from tiny_llm.files import bpe_files
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.tokenizer_files import load_tokenizer
-from tiny_llm.text import bpe_files
 from tiny_llm.text.tokenizers import tokenizer_from
 from tiny_llm.view.terminal import Style, display_width, plain
 from tiny_llm.view.tokens import explain

@@ -11,9 +11,9 @@ import pytest
 
 from tiny_llm import BPETokenizer, CharTokenizer, split
 from tiny_llm.cli import main
-from tiny_llm.text import bpe_files
+from tiny_llm.files import bpe_files
+from tiny_llm.files.token_file import open_tokens, write_tokens
 from tiny_llm.text.bpe import END_OF_TEXT
-from tiny_llm.text.token_file import open_tokens, write_tokens
 from tiny_llm.text.tokenizers import tokenizer_from
 
 ROOT = Path(__file__).parents[2]

@@ -184,10 +184,11 @@ def test_a_worker_that_cannot_start_leaves_none_behind(model, monkeypatch):
         return started[0]
 
     monkeypatch.setattr(Workers, "_start", second_fails)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     with pytest.raises(OSError, match="no more processes"):
         Workers(model, 3)
     assert multiprocessing.active_children() == []
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is on_ctrl_c
 
 
 def test_parameters_of_another_size_are_refused_before_they_overwrite_memory(model):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.files import checkpoint
+from tiny_llm.files import atomic, checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import load_run
@@ -189,8 +189,8 @@ def test_a_crash_while_writing_leaves_the_old_file(path, monkeypatch):
 
 
 def test_keep_old_copies_and_leaves_the_original(path):
-    assert checkpoint.keep_old(path.with_name("none")) is None
-    backup = checkpoint.keep_old(path)
+    assert atomic.keep_old(path.with_name("none")) is None
+    backup = atomic.keep_old(path)
     assert backup.name == "model.safetensors.bak"
     assert backup.read_bytes() == path.read_bytes()
 
@@ -205,12 +205,12 @@ def test_a_link_is_followed(path, tmp_path):
 
 def test_a_device_is_never_replaced(tmp_path):
     with pytest.raises(OSError, match="not a regular file"):
-        checkpoint.check_writable(Path("/dev/full"))
+        atomic.check_writable(Path("/dev/full"))
     assert Path("/dev/full").is_char_device()
 
 
 def test_check_writable_makes_the_folder_and_leaves_nothing(tmp_path):
-    checkpoint.check_writable(tmp_path / "a" / "b" / "c.safetensors")
+    atomic.check_writable(tmp_path / "a" / "b" / "c.safetensors")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 import tiny_llm.text.bpe
 from tiny_llm import BPETokenizer
-from tiny_llm.text.bpe import LONGEST_CACHED, MOST_CACHED, name_of_bytes
-from tiny_llm.text.bpe_files import (
+from tiny_llm.files.bpe_files import (
     from_tokenizer_json,
     from_vocab_and_merges,
     load,
@@ -26,6 +25,7 @@ from tiny_llm.text.bpe_files import (
     to_tokenizer_json,
     to_vocab_and_merges,
 )
+from tiny_llm.text.bpe import LONGEST_CACHED, MOST_CACHED, name_of_bytes
 from tiny_llm.text.pretokenize import pieces
 
 REFERENCE = make_references.read("bpe")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tiny_llm.files import checkpoint
-from tiny_llm.run.errors import UserError
+from tiny_llm.files import atomic
+from tiny_llm.run.errors import check_out, writing
 
 
 def add_svg(parser: argparse.ArgumentParser) -> None:
@@ -16,18 +16,14 @@ def add_svg(parser: argparse.ArgumentParser) -> None:
 
 def check_svg(path: Path) -> None:
     """Raises UserError if no picture can be written there, or something else is there already."""
-    try:
-        checkpoint.check_writable(path)
-        beginning = path.read_bytes()[:500] if path.exists() else b""
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    if beginning and b"<svg" not in beginning:
-        raise UserError(f"{path} exists and is no SVG picture; choose another --svg")
+    check_out(
+        path,
+        lambda: path.stat().st_size == 0 or b"<svg" in path.read_bytes()[:500],
+        f"{path} exists and is no SVG picture; choose another --svg",
+    )
 
 
 def write_svg(path: Path, picture: str) -> None:
     """The picture as a file. Raises UserError if it cannot be written."""
-    try:
-        checkpoint.replace_file(path, [picture.encode("utf-8")])
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with writing(path):
+        atomic.replace_file(path, [picture.encode("utf-8")])

@@ -14,11 +14,7 @@ from typing import NamedTuple, Optional
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.tokenizer import LEAST
 from tiny_llm.fast.workers import cores
-from tiny_llm.files import checkpoint
-from tiny_llm.run.errors import UsageError, UserError, program
-from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
-from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
-from tiny_llm.text.documents import (
+from tiny_llm.files.documents import (
     Document,
     NotText,
     Span,
@@ -30,7 +26,7 @@ from tiny_llm.text.documents import (
     scan,
     whole_pieces,
 )
-from tiny_llm.text.token_file import (
+from tiny_llm.files.token_file import (
     MOST_IDS,
     Description,
     TokenFileError,
@@ -38,6 +34,9 @@ from tiny_llm.text.token_file import (
     read_description,
     write_tokens,
 )
+from tiny_llm.run.errors import UsageError, UserError, check_out, program
+from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
+from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.view.progress import Progress, clock
@@ -147,20 +146,20 @@ def _check_out(out: Path) -> None:
     """Raises UserError if the files cannot be written, or would replace what `prepare` has not."""
     if str(out) == "-":
         raise UsageError("--out - would be a file of that name; ids go to a file, name one")
-    files = out, description_path(out)
-    try:
-        for file in files:
-            checkpoint.check_writable(file)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-    if any(file.exists() for file in files):
+
+    def is_prepared() -> bool:
         try:
-            read_description(out)
+            return bool(read_description(out))
         except TokenFileError:
-            raise UserError(
-                f"{out}, or {files[1].name}, exists and is not from tiny-lm prepare; choose "
-                f"another --out"
-            ) from None
+            return False
+
+    beside = description_path(out)
+    check_out(
+        out,
+        is_prepared,
+        f"{out}, or {beside.name}, exists and is not from tiny-lm prepare; choose another --out",
+        [out, beside],
+    )
 
 
 # ---------------------------------------------------------------- what there is

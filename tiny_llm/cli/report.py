@@ -19,9 +19,9 @@ from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.sample import prompt_of
-from tiny_llm.files import checkpoint
+from tiny_llm.files import atomic
 from tiny_llm.run.begin import VAL_TOKENS
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
 from tiny_llm.run.saved import Run, newest_checkpoint
@@ -85,27 +85,21 @@ def run(args: argparse.Namespace) -> int:
     """Gather, draw, write."""
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     out = args.out or args.checkpoint.with_suffix(".report.html")
-    _check_out(out)
+    check_out(
+        out,
+        lambda: GENERATOR.encode() in out.read_bytes()[:1000],
+        f"{out} exists and is no report of tiny-lm; choose another --out",
+    )
     current = open_checkpoint(args)
     page = render(_report(current, args)).encode("utf-8")
-    backup = checkpoint.keep_old(out)
-    checkpoint.replace_file(out, [page])
+    with writing(out):
+        backup = atomic.keep_old(out)
+        atomic.replace_file(out, [page])
     if not args.quiet:
         if backup:
             print(f"kept: the older {out} is now {backup}", file=sys.stderr)
         print(f"saved {out} ({len(page) / 1000:,.0f} kB)", file=sys.stderr)
     return 0
-
-
-def _check_out(out: Path) -> None:
-    """Raises UserError if the page cannot be written, or would replace what is no report."""
-    try:
-        checkpoint.check_writable(out)
-        is_foreign = out.exists() and GENERATOR.encode() not in out.read_bytes()[:1000]
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-    if is_foreign:
-        raise UserError(f"{out} exists and is no report of tiny-lm; choose another --out")
 
 
 def _report(current: Run, args: argparse.Namespace) -> Report:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from tiny_llm.cli import options as flags
-from tiny_llm.files import checkpoint
-from tiny_llm.run.errors import UserError
+from tiny_llm.files import atomic, bpe_files
+from tiny_llm.files.token_file import is_token_file
+from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.saved import RUNS
 from tiny_llm.run.texts import read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
-from tiny_llm.text import bpe_files
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
-from tiny_llm.text.token_file import is_token_file
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import Style, style_for, visible
 from tiny_llm.view.tokens import explain
@@ -124,31 +123,25 @@ def _check_out(out: Path) -> None:
     """Raises UserError for a place that cannot be written, or that holds something else."""
     if out.suffix != ".json" and out.is_file():
         raise UserError(f"{out} is a file; name one that ends in .json, or a folder")
-    files = bpe_files.files_of(out)
-    try:
-        for file in files:
-            checkpoint.check_writable(file)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
-    if any(file.exists() for file in files):
+
+    def is_tokenizer() -> bool:
         try:
-            bpe_files.load(out)
+            return bool(bpe_files.load(out))
         except (ValueError, OSError):
-            raise UserError(
-                f"{out} exists and is no tokenizer, or a damaged one; choose another --out"
-            ) from None
+            return False
+
+    problem = f"{out} exists and is no tokenizer, or a damaged one; choose another --out"
+    check_out(out, is_tokenizer, problem, bpe_files.files_of(out))
 
 
 def _save(tokenizer: BPETokenizer, out: Path, progress: Progress) -> list[Path]:
     """Write the files; older ones are kept as .bak. Raises UserError if that fails."""
-    try:
+    with writing(out):
         for file in bpe_files.files_of(out):
-            backup: Optional[Path] = checkpoint.keep_old(file)
+            backup = atomic.keep_old(file)
             if backup:
                 progress.note(f"the older {file} is kept as {backup}")
         return bpe_files.save(tokenizer, out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def run_show(args: argparse.Namespace) -> int:

@@ -14,15 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import sys
 from array import array
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from tiny_llm.fast.tensors import shape
+from tiny_llm.files.atomic import replace_file
 from tiny_llm.model import Parameters, Tensor, rows_of
 
 METADATA = "tiny_llm"  # the key of the JSON string in the header's own `__metadata__`
@@ -79,72 +76,6 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(tensors, metadata)
 
 
-def keep_old(path: Path) -> Optional[Path]:
-    """Copy the file at `path` to `path`.bak, which is returned; None if there is no such file."""
-    if not path.exists():
-        return None
-    backup = path.with_name(path.name + ".bak")
-    copy_file(path, backup)
-    return backup
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the whole copy. Raises OSError about it."""
-    copy = _temporary(target)
-    try:
-        shutil.copyfile(source, copy)
-        copy.replace(target)
-    except OSError as error:
-        _remove(copy)
-        raise OSError(error.errno, error.strerror, str(target)) from None
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder of `path` and try to write there. Raises OSError with the reason if not."""
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise OSError(f"{path} is a folder; name a file in it")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is not a regular file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    probe = _temporary(path)
-    probe.write_bytes(b"")
-    _remove(probe)
-
-
-def replace_file(path: Path, parts: list[bytes]) -> None:
-    """Write a temporary file beside `path`, flush it to the disk, and rename it over `path`."""
-    path = Path(os.path.realpath(path))  # through a link to the file that it stands for
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        _remove(temporary)
-        raise
-    with suppress(
-        OSError, AttributeError
-    ):  # the rename itself; not every system can flush a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _temporary(path: Path) -> Path:
-    """A hidden file in the same folder that no other process writes."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
-
-
 def _to_bytes(name: str, tensor: Tensor) -> bytes:
     """The numbers of a tensor, row by row, as little-endian float64."""
     numbers = array("d")
@@ -152,8 +83,6 @@ def _to_bytes(name: str, tensor: Tensor) -> bytes:
         numbers.extend(row)
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} holds a number that is not finite")
-    if sys.byteorder == "big":
-        numbers.byteswap()
     return numbers.tobytes()
 
 
@@ -161,8 +90,6 @@ def _from_bytes(name: str, entry: dict[str, Any], body: bytes) -> Tensor:
     """The inverse of `_to_bytes`."""
     numbers = array("d")
     numbers.frombytes(body[slice(*entry["data_offsets"])])
-    if sys.byteorder == "big":
-        numbers.byteswap()
     if not all(map(math.isfinite, numbers)):
         raise CheckpointError(f"{name} holds a number that is not finite")
     if len(entry["shape"]) == 1:

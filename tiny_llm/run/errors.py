@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable
+
+from tiny_llm.files import atomic
 
 
 class UsageError(Exception):
@@ -17,3 +22,31 @@ class UserError(Exception):
 def program() -> str:
     """What the user types to run this program."""
     return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
+
+
+@contextmanager
+def writing(path: Path, left: str = "") -> Iterator[None]:
+    """Turns an OSError within it into one line that names the file; `left`: what is left then."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror or error}"
+        raise UserError(f"{reason}; {left}" if left else reason) from None
+
+
+def check_out(
+    path: Path, is_ours: Callable[[], bool], problem: str, files: Iterable[Path] = ()
+) -> None:
+    """Whether what is called `path` may be written: that file, or these `files`.
+
+    Raises UserError with the reason, or with `problem` if something else is there already.
+    """
+    files = list(files) or [path]
+    try:
+        for file in files:
+            atomic.check_writable(file)
+        foreign = any(file.exists() for file in files) and not is_ours()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    if foreign:
+        raise UserError(problem)

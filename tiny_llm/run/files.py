@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm.files import checkpoint
+from tiny_llm.files import atomic, checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, writing
 from tiny_llm.run.metrics import holds_metrics
 from tiny_llm.run.saying import Say
 
@@ -27,10 +27,8 @@ class RunFiles(NamedTuple):
         if len({path.resolve() for path in self}) < len(self):
             raise UserError(f"{self.metrics} is a checkpoint of this run; choose another --metrics")
         for path, flag in zip(self, ("--out", "--out", "--metrics")):
-            try:
-                checkpoint.check_writable(path)
-            except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+            with writing(path):
+                atomic.check_writable(path)
             if data and data != "-" and Path(data).resolve() == path.resolve():
                 raise UserError(f"{path} is the text itself; choose another {flag}")
         for path in (self.out, self.best):
@@ -58,11 +56,11 @@ class RunFiles(NamedTuple):
         stays = own_best is not None and own_best.resolve() == self.best.resolve()
         try:
             for path in [self.out] if stays else [self.out, self.best]:
-                backup = checkpoint.keep_old(path)
+                backup = atomic.keep_old(path)
                 if backup:
                     say("kept:", f"the older {path} is now {backup}")
             if own_best and not stays:
-                checkpoint.copy_file(own_best, self.best)
+                atomic.copy_file(own_best, self.best)
             elif not own_best:
                 with suppress(FileNotFoundError):
                     self.best.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import writing
 from tiny_llm.run.files import RunFiles
 from tiny_llm.run.metrics import Metrics, read_metrics
 from tiny_llm.run.saved import Run, save_run
@@ -40,10 +40,8 @@ class Keeper:
         self.warned = False
 
     def __enter__(self) -> Keeper:
-        try:
+        with writing(self.files.metrics, self.left_behind()):
             self.metrics = Metrics(self.files.metrics, self.run.step)
-        except OSError as error:
-            raise self._cannot_write(self.files.metrics, error) from None
         for record in read_metrics(self.files.metrics):
             if record.get("val_loss") is not None:
                 losses = record["train_loss"], record["val_loss"]
@@ -55,10 +53,8 @@ class Keeper:
 
     def keep(self, step: Step, is_last: bool) -> None:
         """Write down what this step did; save the run when it is due, and if it is the best yet."""
-        try:
+        with writing(self.files.metrics, self.left_behind()):
             self.metrics.write(step)
-        except OSError as error:
-            raise self._cannot_write(self.files.metrics, error) from None
         if step.train_loss is not None and step.val_loss is not None:
             self.history.append(Evaluation(step.number, step.train_loss, step.val_loss))
             if self.run.is_best:
@@ -71,14 +67,11 @@ class Keeper:
     def save(self, path: Path) -> None:
         """Write the run as it is to a checkpoint."""
         try:
-            save_run(path, self.run)
+            with writing(path, self.left_behind()):
+                save_run(path, self.run)
         except ValueError:
-            step = self.run.step
-            raise Diverged(
-                f"after step {step}, the run holds numbers that are not finite"
-            ) from None
-        except OSError as error:
-            raise self._cannot_write(path, error) from None
+            what = "the run holds numbers that are not finite"
+            raise Diverged(f"after step {self.run.step}, {what}") from None
 
     def _warn(self) -> None:
         """Say once that the model only learns its text by heart."""
@@ -97,6 +90,3 @@ class Keeper:
             return "this run had saved nothing yet"
         path, step = self.saved
         return f"{path} holds step {step}"
-
-    def _cannot_write(self, path: Path, error: OSError) -> UserError:
-        return UserError(f"cannot write {path}: {error.strerror or error}; {self.left_behind()}")

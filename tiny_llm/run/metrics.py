@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tiny_llm.files import checkpoint
+from tiny_llm.files import atomic
 from tiny_llm.run.steps import Step
 
 
@@ -23,8 +23,8 @@ class Metrics:
         self.path = path
         kept = _lines_up_to(path, start) if start else []
         if not kept:
-            checkpoint.keep_old(path)  # of another run, or no metrics at all
-        checkpoint.replace_file(path, [(line + "\n").encode() for line in kept])
+            atomic.keep_old(path)  # of another run, or no metrics at all
+        atomic.replace_file(path, [(line + "\n").encode() for line in kept])
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, step: Step) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from tiny_llm.batches import split
+from tiny_llm.files.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.rungs import flag
 from tiny_llm.run.texts import Text, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
-from tiny_llm.text.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 from tiny_llm.tokenizer import CharTokenizer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tiny_llm.files import bpe_files
 from tiny_llm.run.errors import UserError
-from tiny_llm.text import bpe_files
 from tiny_llm.text.bpe import BPETokenizer
 
 VOCAB_SIZE = 512  # of a new BPE tokenizer that --vocab-size says nothing about

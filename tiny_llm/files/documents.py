@@ -28,9 +28,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from tiny_llm.files.token_file import packed
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.pretokenize import pieces
-from tiny_llm.text.token_file import packed
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 BLOCK = 2**18  # characters that are read, and about as many that are encoded at a time

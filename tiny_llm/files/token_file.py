@@ -17,12 +17,12 @@ import dataclasses
 import json
 import mmap
 import os
-import sys
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Union
+from typing import Any, NamedTuple, Union
+
+from tiny_llm.files.atomic import replacing
 
 FORMAT = "tiny_llm tokens 1"
 MOST_IDS = 2**16  # different ones that two bytes can tell apart
@@ -96,8 +96,6 @@ def packed(ids: Iterable[int]) -> bytes:
         numbers = array("H", ids)
     except OverflowError:
         raise ValueError(f"an id of {MOST_IDS:,} or more does not fit in two bytes") from None
-    if sys.byteorder == "big":
-        numbers.byteswap()
     return numbers.tobytes()
 
 
@@ -125,7 +123,7 @@ def write_tokens(
 
     path = Path(os.path.realpath(path))  # through a link to the file that it stands for
     digest, counts = hashlib.sha256(), []
-    with _replacing(path, description_path(path)) as (ids, beside):
+    with replacing(path, description_path(path)) as (ids, beside):
         for name, blocks in (("training", train), ("validation", val)):
             size = 0
             for block in blocks:
@@ -145,32 +143,6 @@ def write_tokens(
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(content[key])}" for key in content)
         beside.write(f"{{\n{lines}\n}}\n".encode("ascii"))
     return description
-
-
-@contextmanager
-def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
-    """Temporary files beside these, flushed to the disk and put in their places if all goes well.
-
-    In order: the first before the second.
-    """
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    files: list[BinaryIO] = []
-    try:
-        for temporary in temporaries:
-            files.append(temporary.open("wb"))
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        for temporary, path in zip(temporaries, paths):
-            temporary.replace(path)
-    finally:
-        for file, temporary in zip(files, temporaries):
-            with suppress(OSError):  # such as that of a full disk, which was raised already
-                file.close()
-            with suppress(OSError):
-                temporary.unlink()
 
 
 def read_description(path: Path) -> Description:
@@ -223,9 +195,5 @@ def open_tokens(path: Union[str, Path]) -> TokenFile:
                 f"with tiny-lm prepare"
             )
         ids = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast("H")
-    if sys.byteorder == "big":  # a rare machine, which needs a swapped copy in memory
-        swapped = array("H", ids.tobytes())
-        swapped.byteswap()
-        ids = memoryview(swapped)
     boundary = description.train_tokens
     return TokenFile(ids[:boundary], ids[boundary:], description, path)

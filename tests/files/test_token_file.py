@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import struct
-import sys
-from array import array
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_llm import Batches, CharTokenizer, Windows
-from tiny_llm.text.token_file import (
+from tiny_llm.files.token_file import (
     MOST_IDS,
     TokenFileError,
     description_path,
@@ -111,15 +109,6 @@ def test_the_file_is_mapped_not_read(path):
     tokens = open_tokens(path)
     assert len(tokens.train) == count - 10
     assert tokens.train[count // 2] == tokens.val[9] == 0
-
-
-def test_ids_are_swapped_where_the_upper_byte_comes_first(written, monkeypatch):
-    monkeypatch.setattr(sys, "byteorder", "big" if sys.byteorder == "little" else "little")
-    swapped = array("H", [*TRAIN, *VAL])
-    swapped.byteswap()
-    tokens = open_tokens(written)
-    assert [*tokens.train, *tokens.val] == list(swapped)
-    assert packed(TRAIN + VAL) == swapped.tobytes()
 
 
 # ------------------------------------------------------------------------------- what is no pair

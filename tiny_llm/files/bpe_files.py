@@ -11,11 +11,10 @@ known: a file with others is refused, since it would give other ids than its mak
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
+from tiny_llm.files.atomic import replace_file
 from tiny_llm.text.bpe import BYTE_OF_SIGN, BPETokenizer, Merge, parse_merges
 
 VOCAB, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
@@ -51,7 +50,7 @@ def save(tokenizer: BPETokenizer, path: Path) -> list[Path]:
     files = files_of(path)
     pair = to_vocab_and_merges(tokenizer)
     for file, text in zip(files, pair if len(files) == 2 else [to_tokenizer_json(tokenizer)]):
-        _write(file, text)
+        _write_text(file, text)
     return files
 
 
@@ -213,14 +212,6 @@ def _parse_json(text: str) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a temporary file beside `path` and rename it, so that no file is ever half written."""
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8"))
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    replace_file(path, [text.encode("utf-8")])

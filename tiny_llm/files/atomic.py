@@ -1,0 +1,121 @@
+"""The one place that writes files: a reader finds the old content or the new, and never a half.
+
+A temporary file beside the target is written, flushed to the disk, and renamed over it. What a
+killed process left behind is removed by the next one that writes the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Files to write, which take the places of these, in order, if all goes well.
+
+    Raises OSError when one cannot be written; what stood at `paths` before is then untouched.
+    """
+    targets = [Path(os.path.realpath(path)) for path in paths]  # through links to the files
+    temporaries = [_temporary(target) for target in targets]
+    files: list[BinaryIO] = []
+    try:
+        for target, temporary in zip(targets, temporaries):
+            _remove_left_behind(target)
+            files.append(temporary.open("wb"))
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for temporary, target in zip(temporaries, targets):
+            temporary.replace(target)
+    finally:
+        for file, temporary in zip(files, temporaries):
+            with suppress(OSError):  # such as that of a full disk, which was raised already
+                file.close()
+            _remove(temporary)
+    _flush_folder(targets[0].parent)
+
+
+def replace_file(path: Path, parts: list[bytes]) -> None:
+    """Write these bytes to the file. Raises OSError; the old file is then untouched."""
+    with replacing(path) as (file,):
+        file.writelines(parts)
+
+
+def keep_old(path: Path) -> Optional[Path]:
+    """Copy the file at `path` to `path`.bak, which is returned; None if there is no such file."""
+    if not path.exists():
+        return None
+    backup = path.with_name(path.name + ".bak")
+    copy_file(path, backup)
+    return backup
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the whole copy. Raises OSError about it."""
+    try:
+        with replacing(target) as (file,), source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path` and try to write there. Raises OSError with the reason if not."""
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise OSError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe = _temporary(path)
+    probe.write_bytes(b"")
+    _remove(probe)
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden file in the same folder that no other process writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove the temporary files of this name whose process is gone."""
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            name, _, pid = left.name[: -len(".tmp")].rpartition(".")
+            is_one = left.name.endswith(".tmp") and name == f".{path.name}" and pid.isdecimal()
+            if is_one and not _is_running(int(pid)):
+                _remove(left)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no harmless way to ask
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that the renames last, too; not every system can flush a folder."""
+    with suppress(OSError, AttributeError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
