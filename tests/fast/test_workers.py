@@ -236,12 +236,12 @@ def test_the_same_number_of_workers_gives_the_same_bytes(folder, rung, capsys):
     assert checkpoint.load(Path("a")).metadata["training"]["workers"] == 2
 
 
-def test_the_number_of_workers_stays_in_a_resumed_run(folder, capsys):
+def test_the_number_of_workers_stays_in_a_resumed_run_unless_another_is_given(folder, capsys):
     main(command("mlp", "--out", "stopped", "--stop-after", "5"))
-    capsys.readouterr()
-    assert main(resume("--workers", "3")) == 2
-    assert "--workers cannot change in a resumed run (it is 2)" in capsys.readouterr().err
-    assert main(resume("--workers", "2", "--quiet")) == 0
+    assert main(resume("--stop-after", "7", "--quiet")) == 0
+    assert checkpoint.load(Path("stopped")).metadata["training"]["workers"] == 2
+    assert main(resume("--workers", "3", "--quiet")) == 0
+    assert checkpoint.load(Path("stopped")).metadata["training"]["workers"] == 3
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])

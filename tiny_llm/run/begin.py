@@ -109,7 +109,7 @@ def resume(
         run.options,
         steps=steps,
         patience=given.get("patience", run.options.patience),
-        workers=given.get("workers") or default_count(run.model, run.options.batch_size),
+        workers=given.get("workers", run.options.workers),
     )
     return run, material
 
