@@ -12,7 +12,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -29,18 +28,22 @@ from tiny_llm import (
     MLPLanguageModel,
     ModernConfig,
     ModernLanguageModel,
+    Sampling,
     cross_entropy,
     generate,
+    layers,
 )
 from tiny_llm.cli import main
-from tiny_llm.layers import linear, softmax, tanh
+from tiny_llm.layers import add_rows, embedding, linear, softmax, tanh
+from tiny_llm.model import LanguageModel, Start
 from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.run.begin import schedule_of
 from tiny_llm.run.saved import load_run
 from tiny_llm.training import Diverged, loss_and_gradients
 from tiny_llm.view.rows import ASCII_HEIGHTS, NEGATIVE, POSITIVE, in_columns, strip
 from tiny_llm.view.terminal import HEIGHTS, Style, display_width, plain
-from tiny_llm.view.trace.stages import anatomy, place_of
+from tiny_llm.view.trace.record import recorded
+from tiny_llm.view.trace.stages import in_words, place_of, stages
 from tiny_llm.view.trace.step import as_json, trace
 from tiny_llm.view.trace.text import as_lines
 
@@ -50,6 +53,7 @@ TOKENIZER = CharTokenizer.from_text("abcde")
 PROMPT = "abcdeabc"
 WIDE = Style(width=400)
 OPTIMIZERS = [lambda: SGD(0.1), lambda: AdamW(0.01)]
+WTE = ("wte.weight", "wpe.weight")
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
 
 
@@ -84,7 +88,7 @@ def assert_printed(text, value, figures=None):
 def examples(ids, model):
     """The context and the targets that a training step on these tokens has."""
     context = ids[-1 - model.config.context_length : -1]
-    targets = ids[-len(context) :] if model.targets_per_context > 1 else ids[-1:]
+    targets = ids[-len(context) :] if model.predicts_every_token else ids[-1:]
     return context, targets
 
 
@@ -141,24 +145,30 @@ def matrices_of(model, cache, logits):
         sums = linear(cache.inputs, p["hidden.weight"], p["hidden.bias"])
         assert tanh(sums) == cache.hidden
         return [cache.inputs, sums, cache.hidden, logits]
+    tables = [name for name in model.parameters if "embedding" in name or name in WTE]
+    ids = cache.tokens, cache.positions
+    made = [embedding(i, model.parameters[table]) for i, table in zip(ids, tables)]
+    made.append(add_rows(*made))
     if isinstance(model, AttentionLanguageModel):
         (head,) = cache.heads
-        inputs = [cache.x, head.queries, head.keys, head.values]
-        return [*inputs, head.scores, head.weights, cache.mixed, cache.out, logits]
-    made = [cache.blocks[0].x]
-    for block in cache.blocks:
-        thirds = [[row[i * 4 : i * 4 + 4] for row in block.qkv] for i in range(3)]
+        made += [head.queries, head.keys, head.values, cache.mixed, head.scores, head.weights]
+        return [*made, model.linear("projection", cache.mixed), cache.out, logits]
+    for i, block in enumerate(cache.blocks):
         heads = [rows for h in block.heads[0] for rows in (h.scores[-1:], h.weights[-1:])]
-        made += [block.normed_1, *thirds, *heads, block.mixed, block.middle]
-        made += [block.normed_2, block.wide, block.active, block.out]
+        qkv = model.linear(f"h.{i}.attn.c_attn", block.normed_1)
+        branch = model.linear(f"h.{i}.attn.c_proj", block.mixed)
+        made += [block.normed_1, qkv, block.mixed, *heads, branch, add_rows(block.x, branch)]
+        narrow = model.linear(f"h.{i}.mlp.c_proj", block.active)
+        made += [block.normed_2, block.wide, block.active, narrow, block.out]
     return [*made, cache.final, logits]
 
 
 def test_every_stage_is_what_the_forward_computed(build):
     model = build()
     context, _ = examples(TOKENIZER.encode(PROMPT), model)
-    logits, cache = copy.deepcopy(model).forward([context])
-    expected = matrices_of(model, cache, logits)
+    twin = copy.deepcopy(model)
+    logits, cache = twin.forward([context])
+    expected = matrices_of(twin, cache, logits)
     told = trace(model, TOKENIZER, SGD(0.1), PROMPT)
     shown = [numbers for stage in told.stages for numbers in stage.numbers]
     assert [numbers.row for numbers in shown] == [rows[-1] for rows in expected]
@@ -166,7 +176,7 @@ def test_every_stage_is_what_the_forward_computed(build):
         values = [value for row in rows for value in row]
         assert (numbers.lowest, numbers.highest) == (min(values), max(values))
     for stage in told.stages:
-        assert len(stage.letters.split(" x ")) >= 2
+        assert stage.name and stage.what
         if len(stage.numbers) == 1:
             assert stage.shape[1] == len(stage.numbers[0].row)
         if stage.is_attention:
@@ -189,7 +199,7 @@ def test_a_wrong_backward_is_told(build_rung):
 
     def wrong(dlogits, cache):
         gradients = right(dlogits, cache)
-        table = anatomy(model).token_table
+        table = next(iter(model.parameters))
         gradients[table] = [[1.01 * value for value in row] for row in gradients[table]]
         return gradients
 
@@ -231,14 +241,76 @@ def test_a_prompt_with_nothing_to_predict_is_refused(build_rung, prompt):
         trace(build_rung(), TOKENIZER, SGD(), prompt)
 
 
-def test_a_model_that_is_no_rung_is_refused():
-    with pytest.raises(ValueError, match="three rungs, not object"):
-        anatomy(object())
+class OfTheReader(LanguageModel):
+    """A rung that nobody here has heard of: it scores the next token by the last one alone."""
+
+    @staticmethod
+    def layout(config):
+        return {"table.weight": Start((config.vocab_size, config.vocab_size), 1.0)}
+
+    def forward(self, contexts):
+        last = [context[-1] for context in contexts]
+        looked_up = layers.embedding(last, self.parameters["table.weight"])  # B x V
+        logits = layers.tanh(looked_up)
+        return logits, (last, logits)
+
+    def backward(self, dlogits, cache):
+        last, logits = cache
+        dlooked_up = layers.tanh_backward(dlogits, logits)
+        return {"table.weight": layers.embedding_backward(dlooked_up, last, len(logits[0]))}
+
+
+def test_a_rung_of_the_readers_own_is_told_by_its_own_names():
+    told = trace(OfTheReader(MLPConfig(5, 4)), TOKENIZER, SGD(0.1), PROMPT)
+    assert [stage.name for stage in told.stages] == ["looked_up", "logits"]
+    assert [stage.places[0].function for stage in told.stages] == ["embedding", "tanh"]
+    assert told.stages[1].what == "Each number squashed into -1 .. 1"
+    assert told.stages[0].letters == "B x V" and told.stages[0].layer == "table"
+    assert "logits = layers.tanh(looked_up)" in text_of(told)
+
+
+def test_nothing_is_replaced_any_more_once_a_forward_was_noted(build_rung):
+    before = dict(vars(layers))
+    model = build_rung()
+    with pytest.raises(ValueError), recorded(model):
+        model.forward([[]])
+    assert dict(vars(layers)) == before
+
+
+def test_a_layer_that_is_another_has_another_name(monkeypatch):
+    def relu(x):
+        """Negative numbers become 0: N x O -> N x O."""
+        return [[max(0.0, value) for value in row] for row in x]
+
+    relu.__module__ = "tiny_llm.layers"
+    monkeypatch.setattr(layers, "tanh", relu)
+    told = trace(MLPLanguageModel(MLPConfig(5, 4, 3, 4)), TOKENIZER, SGD(0.1), PROMPT)
+    hidden = told.stages[2]
+    assert (hidden.name, hidden.what) == ("hidden", "Negative numbers become 0")
+    assert hidden.places[0].function.endswith("relu")
+
+
+def test_words_are_those_of_the_function():
+    assert in_words(tanh) == "Each number squashed into -1 .. 1"
+    assert in_words(linear) == "y = x W + b"
+    assert in_words(lambda: None) == "<lambda>"
+
+
+def test_a_stage_is_the_line_of_the_rung_that_asked_for_it(build_rung):
+    model = build_rung()
+    with recorded(model) as calls:
+        model.forward([[1, 2, 3]])
+    for stage in stages(model, calls):
+        if not stage.is_attention:
+            file, line = stage.code_place.rsplit(":", 1)
+            assert (
+                stage.code.split(" = ")[0] in (ROOT / file).read_text().splitlines()[int(line) - 1]
+            )
 
 
 def with_all(value, model):
     """The model with this number everywhere in the tokens' vectors."""
-    for row in model.parameters[anatomy(model).token_table]:
+    for row in model.parameters[next(iter(model.parameters))]:
         row[:] = [value] * len(row)
     return model
 
@@ -256,7 +328,7 @@ def test_extreme_weights_give_a_whole_trace_or_a_clear_refusal(build, value):
     except Diverged as error:
         assert value and "too large" in str(error)
     else:
-        assert json.loads(as_json(told))["rung"] == told.rung
+        assert json.loads(as_json(told))["model"] == told.model
         assert max(map(display_width, as_lines(told, Style(width=40)))) <= 40
 
 
@@ -539,7 +611,7 @@ def test_a_trace_of_any_text_keeps_to_its_columns(text, style, rung, length, sca
         "attention": lambda: AttentionLanguageModel(AttentionConfig(size, length, 1)),
         "modern": lambda: ModernLanguageModel(ModernConfig(size, length, 4, 2, 2)),
     }[rung]()
-    table = anatomy(model).token_table
+    table = next(iter(model.parameters))
     model.parameters[table] = [[w * scale for w in row] for row in model.parameters[table]]
     told = trace(model, tokenizer, AdamW(), text, grad_clip=0.1)
     for line in as_lines(told, style):
@@ -644,7 +716,7 @@ def test_a_checkpoint_takes_its_own_next_step_and_is_not_changed(folder, capsys,
     train("--model", model, "--context-length", "5", "--steps", "9", "--stop-after", "4")
     capsys.readouterr()
     file = Path("runs") / f"{model}.safetensors"
-    content, saved = file.read_bytes(), load_run(file)
+    content, saved = file.read_bytes(), load_run(file, to_train=True)
     told = json_of(capsys, "-c", str(file), "-p", "token")
     assert file.read_bytes() == content
     assert told["steps_before"] == 4
@@ -677,7 +749,9 @@ def test_models_of_lines_and_of_pieces(folder, capsys):
     capsys.readouterr()
     saved = load_run(Path("runs/mlp.safetensors"))
     ids = saved.tokenizer.encode("\n")
-    ids += generate(saved.model, ids, 6, random.Random(), temperature=0)  # what it writes itself
+    ids += generate(
+        saved.model, ids, 6, random.Random(), Sampling(temperature=0)
+    )  # what it writes itself
     told = json_of(capsys, "-c", "runs/mlp.safetensors")
     assert [token["id"] for token in told["tokens"]["seen"]] == ids[: told["tokens"]["given"] - 1]
     assert told["tokens"]["given"] == (1 + ids[1:].index(ids[0]) + 1 if ids[0] in ids[1:] else 7)
@@ -730,13 +804,15 @@ def test_piped_there_is_no_colour_and_ascii_suffices(folder):
     assert b"\x1b[1m" in command("trace", "--color", "always").stdout
 
 
-def test_the_trace_as_a_picture(tmp_path, capsys):
-    path = tmp_path / "trace.svg"
-    assert main(["trace", "--model", "mlp", "--svg", str(path)]) == 0
-    picture = ElementTree.fromstring(path.read_text("utf-8"))
-    shown = "".join(picture.itertext())
-    assert "tiny_llm/layers.py" in shown and "cross_entropy" in shown
-    assert "\x1b" not in capsys.readouterr().out
-    path.write_text("mine", encoding="utf-8")
-    assert main(["trace", "--svg", str(path)]) == 1
-    assert "is no SVG picture" in capsys.readouterr().err
+def test_the_forward_alone(folder, capsys):
+    assert main(["trace", "--model", "modern", "--forward-only", "-p", "models"]) == 0
+    out = capsys.readouterr().out
+    assert "4. logits -> probabilities" in out and "5." not in re.findall(r"^\d\.", out, re.M)
+    assert "backward" not in out
+
+
+def test_all_heads_key_by_key(folder, capsys):
+    assert main(["trace", "--model", "modern", "-p", "models"]) == 0
+    short = capsys.readouterr().out
+    assert main(["trace", "--model", "modern", "-p", "models", "--show-attention"]) == 0
+    assert (short.count("key by key"), capsys.readouterr().out.count("key by key")) == (1, 4)

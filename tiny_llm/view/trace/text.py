@@ -151,7 +151,10 @@ def _tokens(told: data.Tokens, style: Style) -> Iterator[str]:
         yield from _say("The target of each position is the token that follows it.", style)
     else:
         (target,) = told.targets
-        yield f"{INDENT}target    {_label(target, style)} (id {target.id}), which follows"
+        row = f"{INDENT}target    {_label(target, style)} (id {target.id}), which follows"
+        yield from (
+            [row] if display_width(row) <= style.width else _say(" ".join(row.split()), style)
+        )
 
 
 def _vectors(told: data.Trace, style: Style, forward_only: bool) -> Iterator[str]:
