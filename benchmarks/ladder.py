@@ -1,10 +1,10 @@
-"""Measure what README.md claims, and write it there.
+"""Measure what README.md and docs/ claim of the three rungs, and write it there.
 
-    python3 benchmarks/ladder.py             measure, write ladder.json, put it in README.md
-    python3 benchmarks/ladder.py --render    put the ladder.json of before in README.md again
+    python3 benchmarks/ladder.py             measure, write ladder.json, put it in the pages
+    python3 benchmarks/ladder.py --render    put the ladder.json of before in the pages again
 
 Runs the commands that README.md shows, as a user would, in an empty folder. A test renders
-ladder.json and compares the result with README.md, so the page cannot drift from what was measured.
+ladder.json and compares the result with the pages, so they cannot drift from what was measured.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pages import write  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "ladder.json"
-README = ROOT / "README.md"
 RUNGS = {
     "mlp": "MLPLanguageModel",
     "attention": "AttentionLanguageModel",
@@ -134,7 +137,7 @@ def equal_time(folder: Path) -> dict[str, Any]:
 
 
 def sections(results: Results) -> dict[str, str]:
-    """The parts of README.md that hold measured figures or listings, by name."""
+    """The parts of the pages that hold measured figures or listings, by name."""
     listings = results["listings"]
     attention = dict(listings["attention"])
     attention["output"] = (
@@ -208,26 +211,11 @@ def equal_time_row(name: str, figure: dict[str, Any]) -> str:
     )
 
 
-def rendered(readme: str, results: Results) -> str:
-    """README.md with the parts that this script measures renewed."""
-    return renewed(readme, sections(results))
-
-
-def renewed(readme: str, texts: dict[str, str]) -> str:
-    """README.md with these texts between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
-    for name, text in texts.items():
-        begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
-        before, rest = readme.split(begin)
-        readme = before + begin + text + end + rest.split(end.lstrip("\n"), 1)[1]
-    return readme
-
-
 def main() -> None:
-    """Measure unless told not to, and renew README.md."""
+    """Measure unless told not to, and renew the pages."""
     if "--render" not in sys.argv:
         RESULTS.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
-    results = json.loads(RESULTS.read_text("utf-8"))
-    README.write_text(rendered(README.read_text("utf-8"), results), encoding="utf-8")
+    write(sections(json.loads(RESULTS.read_text("utf-8"))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Measure how fast and how small training is, and write it to README.md.
+"""Measure how fast and how small training is, and write it to docs/measured.md.
 
     python3 benchmarks/performance.py [PYTHON ...]          measure with this Python or with those
     python3 benchmarks/performance.py --only micro [...]    measure again only some of it
-    python3 benchmarks/performance.py --render              put what was measured in README.md again
+    python3 benchmarks/performance.py --render              put what was measured there again
 
 Every measurement runs in a process of its own, one at a time, and writes to performance.json. What
 is compared is measured in the same process, in turn, and several times, so that ratios mean
@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pages import write  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "performance.json"
-README = ROOT / "README.md"
-BEGIN, END = "<!-- begin performance -->\n", "\n<!-- end performance -->"
 
 Results = dict[str, Any]
 Figures = dict[str, float]
@@ -222,7 +224,7 @@ def child(python: str, name: str) -> str:
 
 
 def section(results: Results) -> str:
-    """The table for README.md: a line for each figure, a column for each interpreter."""
+    """The table: a line for each figure, a column for each interpreter."""
     pythons = results["pythons"]
     lines = ["| | " + " | ".join(pythons) + " |", "|---|" + "---|" * len(pythons)]
     for label, measurement, cell in ROWS:
@@ -274,16 +276,8 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
 ]
 
 
-def rendered(readme: str, results: Results) -> str:
-    """README.md with the part between the two marks renewed, if it has them."""
-    if BEGIN not in readme:
-        return readme
-    before, rest = readme.split(BEGIN)
-    return before + BEGIN + section(results) + END + rest.split(END.lstrip("\n"), 1)[1]
-
-
 def main() -> None:
-    """Measure unless told not to, and renew README.md."""
+    """Measure unless told not to, and renew the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pythons", nargs="*", metavar="PYTHON", default=[sys.executable])
     parser.add_argument("--only", choices=MEASUREMENTS, action="append")
@@ -297,7 +291,7 @@ def main() -> None:
     if not args.render:
         measure(args.pythons, args.only or list(MEASUREMENTS), results)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    README.write_text(rendered(README.read_text("utf-8"), results), encoding="utf-8")
+    write({"performance": section(results)})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Train the two large recipes as a user would, measure them, and write README.md's part on them.
+"""Train the two large recipes as a user would, and write what they gave into docs/training.md.
 
     python3 benchmarks/recipes.py shakespeare tinyshakespeare.txt   train, evaluate, sample
     python3 benchmarks/recipes.py names names.txt                   train, evaluate, 200 new names
     python3 benchmarks/recipes.py speed tinyshakespeare.txt         50 steps of shakespeare, and how
                                                                     long the whole would then take
-    python3 benchmarks/recipes.py --render                          README.md from what was measured
+    python3 benchmarks/recipes.py --render                          the page from what was measured
 
 Each adds to recipes.json what it measured with the Python that runs it. The two texts are not part
-of this repository; README.md says where they are. `shakespeare` takes half an hour on PyPy.
+of this repository; docs/training.md says where they are. `shakespeare` takes half an hour on PyPy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.ladder import README, renewed, tiny_lm  # noqa: E402
+from benchmarks.ladder import tiny_lm  # noqa: E402
+from benchmarks.pages import write  # noqa: E402
 from benchmarks.performance import python_name  # noqa: E402
 from tiny_llm.run.metrics import read_metrics  # noqa: E402
 
@@ -109,7 +110,7 @@ def speed(folder: Path, text: Path) -> Figures:
 
 
 def sections(results: dict[str, Figures]) -> dict[str, str]:
-    """The parts of README.md that these figures fill, by name."""
+    """The parts of the pages that these figures fill, by name."""
     lines = [
         "| recipe | weights | held-out loss, nats per character | minutes | with |",
         "|---|---|---|---|---|",
@@ -136,7 +137,7 @@ def sections(results: dict[str, Figures]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Measure unless told not to, and renew README.md."""
+    """Measure unless told not to, and renew the pages."""
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     if sys.argv[1:] != ["--render"]:
         name, text = sys.argv[1], Path(sys.argv[2]).resolve()
@@ -146,8 +147,7 @@ def main() -> None:
         print(json.dumps(results[name], indent=1))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if {"shakespeare", "names", "speed"} <= results.keys():
-        page = renewed(README.read_text("utf-8"), sections(results))
-        README.write_text(page, encoding="utf-8")
+        write(sections(results))
 
 
 if __name__ == "__main__":

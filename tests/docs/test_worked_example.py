@@ -7,7 +7,15 @@ from pathlib import Path
 from pytest import approx
 
 from tiny_llm import SGD, MLPConfig, MLPLanguageModel, cross_entropy
-from tiny_llm.layers import attention, attention_backward, linear_backward, softmax, tanh_backward
+from tiny_llm.layers import (
+    attention,
+    attention_backward,
+    layer_norm,
+    layer_norm_backward,
+    linear_backward,
+    softmax,
+    tanh_backward,
+)
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "worked_example.md").read_text("utf-8")
 FUNCTIONS = {"tanh": math.tanh, "exp": math.exp, "log": math.log, "sqrt": math.sqrt}
@@ -44,6 +52,10 @@ def package_values():
     new_logits, _ = model.forward([[0, 1]])
     out, head = attention([named["query"]], named["keys"], named["values"])
     dquery, _, _ = attention_backward([named["dout"]], head)
+    _, seen = attention([named["query"]] * 2, named["keys"], named["values"])
+    seen_out = [sum(w * v[i] for w, v in zip(seen.weights[0], named["values"])) for i in (0, 1)]
+    (unit,), norm = layer_norm([named["row"]], [1.0] * 4, [0.0] * 4)
+    (drow,), _, _ = layer_norm_backward([named["dunit"]], [1.0] * 4, norm)
     return {
         **before,
         **{f"d{name}": gradient for name, gradient in gradients.items()},
@@ -72,6 +84,17 @@ def package_values():
         "mean": head.weights[0][0],
         "dscores": [head.weights[0][0] * head.weights[0][1] * sign for sign in (1, -1)],
         "dquery": dquery[0],
+        "seen_scores": seen.scores[0],
+        "seen_weights": seen.weights[0],
+        "seen_out": seen_out,
+        **{name: named[name] for name in ("row", "dunit")},
+        "row_mean": sum(named["row"]) / 4,
+        "variance": norm[0][1] ** -2,
+        "deviation": 1 / norm[0][1],
+        "unit": unit,
+        "dmean": sum(named["dunit"]) / 4,
+        "along": sum(d * u for d, u in zip(named["dunit"], unit)) / 4,
+        "drow": drow,
     }
 
 

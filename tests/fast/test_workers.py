@@ -21,6 +21,8 @@ from tiny_llm.fast.workers import WorkerDied, Workers, cores, default_count, sha
 from tiny_llm.files import checkpoint
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
 from tiny_llm.model import rows_of
+from tiny_llm.run import begin
+from tiny_llm.run.sources import read_source
 from tiny_llm.training import Diverged, loss_and_gradients
 
 ROOT = Path(__file__).parents[2]
@@ -236,12 +238,24 @@ def test_the_same_number_of_workers_gives_the_same_bytes(folder, rung, capsys):
     assert checkpoint.load(Path("a")).metadata["training"]["workers"] == 2
 
 
-def test_the_number_of_workers_stays_in_a_resumed_run_unless_another_is_given(folder, capsys):
+def test_another_number_of_workers_in_a_resumed_run_is_said_to_change_the_last_bits(folder, capsys):
     main(command("mlp", "--out", "stopped", "--stop-after", "5"))
-    assert main(resume("--stop-after", "7", "--quiet")) == 0
-    assert checkpoint.load(Path("stopped")).metadata["training"]["workers"] == 2
-    assert main(resume("--workers", "3", "--quiet")) == 0
+    capsys.readouterr()
+    assert main(resume("--workers", "3", "--stop-after", "7")) == 0
+    assert "3 instead of 2: the last bits" in " ".join(capsys.readouterr().err.split())
+    assert main(resume()) == 0
+    assert "last bits" not in capsys.readouterr().err
     assert checkpoint.load(Path("stopped")).metadata["training"]["workers"] == 3
+
+
+def test_a_resumed_run_starts_no_more_workers_than_the_machine_can_use(folder, monkeypatch):
+    main(command("mlp", "--out", "stopped", "--stop-after", "5"))
+    tensors, metadata = checkpoint.load(Path("stopped"))
+    metadata["training"]["workers"] = 400
+    checkpoint.save(Path("stopped"), tensors, metadata)
+    monkeypatch.setattr(begin, "cores", lambda: 2)
+    run, _ = begin.resume(Path("stopped"), read_source("text.txt"))
+    assert run.options.workers == begin.MOST_IDLE
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])

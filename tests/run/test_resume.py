@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 8
 RUNGS = {
     "mlp": ["--context-length", "4", "--d-embedding", "3", "--d-hidden", "6"],
-    "attention": ["--context-length", "4", "--d-model", "6"],
+    "attention": ["--context-length", "4", "--d-model", "6", "--lr", "0.1"],
     "modern": ["--context-length", "4", "--d-model", "4", "--n-heads", "2", "--n-layers", "2"],
 }
 # Whatever else a resumed run has to pick up: a step of several batches, dropout, a schedule.

@@ -1,6 +1,6 @@
-"""The terminal: `tiny-lm` and its commands, a file for each.
+"""The terminal: `tiny-lm` and its commands, a file for each, with the flags that they share.
 
-Begin with entry.py, which finds the command, and train.py, which drives a run and shows it.
+Serves whoever types. Begin with entry.py.
 """
 
 from tiny_llm.cli.entry import main

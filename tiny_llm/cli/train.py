@@ -71,9 +71,10 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
     source = read_source(args.data, args.encoding)
+    notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
         given = {**vars(args), **flags.options_of(args), "matmul": args.matmul}
-        current, material = resume(args.resume, source, given, args.repeat)
+        current, material = resume(args.resume, source, given, args.repeat, notes.fact)
     else:
         rung, sizes, options = args.model or "mlp", flags.sizes_of(args), flags.options_of(args)
         current, material = begin(source, rung, sizes, options, args.repeat, flags.cut_of(args))

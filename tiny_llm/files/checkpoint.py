@@ -2,10 +2,11 @@
 
     8 bytes: length of the header | header: JSON | tensors: raw float64, one after the other
 
-The header says where each tensor lies, and carries one JSON string of metadata. The format is that
-of https://github.com/huggingface/safetensors, so other tools open the file, while the standard
-library is enough to write it. Numbers are stored as they are, as F64. A SHA-256 of the content
-travels along, so that a damaged file is refused instead of loaded with a wrong number in it.
+Python's own pickle is shorter to use, but loading one runs whatever code it names. Here is a table
+and numbers, nothing else: the header says where each tensor lies, and carries one JSON string of
+metadata. The format is that of https://github.com/huggingface/safetensors, so other tools open the
+file, while the standard library is enough to write it. Numbers are stored as they are, as F64. A
+SHA-256 of the content travels along, so that a damaged file is refused instead of loaded.
 """
 
 from __future__ import annotations

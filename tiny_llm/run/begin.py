@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from tiny_llm.batches import Batches
-from tiny_llm.fast.workers import default_count
+from tiny_llm.fast.workers import cores, default_count
 from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.run import steps as loop
 from tiny_llm.run.errors import UsageError, UserError
@@ -21,12 +21,14 @@ from tiny_llm.run.gradients import Gradients
 from tiny_llm.run.options import BY_NAME, Options, problem_with
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
 from tiny_llm.run.saved import Best, Run, load_run
+from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
 from tiny_llm.run.steps import Step
 from tiny_llm.text.orders import Shuffled
 
 VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
+MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
 
 
@@ -78,11 +80,13 @@ def resume(
     source: Source,
     given: Optional[dict[str, Any]] = None,
     repeat: Optional[int] = None,
+    say: Say = silent,
 ) -> tuple[Run, Material]:
     """The run in the checkpoint, as it was.
 
     `given` (sizes, options, "model", ...; None: not given) may make it longer and change its
-    patience and its workers, with which its last bits change; all else stays.
+    patience and its workers; all else stays. Another number of workers adds up in another order,
+    so that the last bits differ, which is said. No more are started than this machine can use.
     Raises UserError if there is none, UsageError for another change.
     """
     run = load_run(path, to_train=True)
@@ -105,12 +109,15 @@ def resume(
         raise UsageError(
             f"a run of {run.options.steps} steps can be made longer, not {steps} steps long"
         )
-    run.options = dataclasses.replace(
-        run.options,
-        steps=steps,
-        patience=given.get("patience", run.options.patience),
-        workers=given.get("workers", run.options.workers),
-    )
+    workers = given.get("workers") or min(run.options.workers, max(cores(), MOST_IDLE))
+    if workers != run.options.workers:
+        say(
+            "workers:",
+            f"{workers} instead of {run.options.workers}: the last bits of what follows will not "
+            f"be those of a run without this change",
+        )
+    patience = given.get("patience", run.options.patience)
+    run.options = dataclasses.replace(run.options, steps=steps, patience=patience, workers=workers)
     return run, material
 
 

@@ -72,8 +72,11 @@ class Keeper:
         """Write the run as it is to a checkpoint."""
         try:
             save_run(path, self.run)
-        except ValueError as error:
-            raise Diverged(f"after step {self.run.step}, {error}") from None
+        except ValueError:
+            step = self.run.step
+            raise Diverged(
+                f"after step {step}, the run holds numbers that are not finite"
+            ) from None
         except OSError as error:
             raise self._cannot_write(path, error) from None
 

@@ -231,13 +231,13 @@ WHAT_IT_DOES = {  # the last words of a layer's name -> what the layer is for
     "key": "what each position offers to be found by",
     "value": "what each position hands over",
     "projection": "brings the mixture back",
-    "ln_1": "LayerNorm before attention",
+    "ln_1": "brings rows to one scale before attention",
     "attn.c_attn": "queries, keys and values of all heads",
     "attn.c_proj": "brings the heads' mixtures together",
-    "ln_2": "LayerNorm before the feed-forward network",
+    "ln_2": "brings rows to one scale before the feed-forward network",
     "mlp.c_fc": "feed-forward, four times as wide",
     "mlp.c_proj": "feed-forward, back to the width",
-    "ln_f": "LayerNorm before the scores",
+    "ln_f": "brings rows to one scale before the scores",
 }
 
 
