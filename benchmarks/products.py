@@ -45,7 +45,7 @@ def line(times: ProductTimes) -> str:
     shape = " x ".join(map(str, times.shape))
     cells = [
         f"{times.nanoseconds(way):>12.1f}" if way in times.seconds else f"{'-':>12}"
-        for way in list(ways.WAYS)
+        for way in ways.WAYS
     ]
     loss = times.seconds[times.chosen] / times.seconds[times.best]
     note = "" if loss < 1.05 else f" (x {loss:.2f})"
@@ -93,7 +93,7 @@ def main() -> None:
     """Measure and print."""
     quick = "--quick" in sys.argv
     print(f"{platform.python_implementation()} {platform.python_version()}\n")
-    names = "".join(f"{way:>12}" for way in list(ways.WAYS))
+    names = "".join(f"{way:>12}" for way in ways.WAYS)
     print(f"{'N x K x M':<16}{names}  {'fastest':<12}auto")
     seconds, longest = (0.01, 0.1) if quick else (0.03, 1.5)
     products = []

@@ -36,10 +36,15 @@ def test_split_cuts_once_and_holds_out_the_end(length, fraction):
     assert abs(len(val) - length * fraction) <= 0.5
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan])
-def test_split_refuses_a_fraction_outside_0_and_1(fraction):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize("fraction, left", [(0, 100), (1, 0), (-0.1, 110), (1.5, 0)])
+def test_split_refuses_a_fraction_outside_0_and_1(fraction, left):
+    with pytest.raises(ValueError, match=f"leaves {left} of 100 tokens for training, and either"):
         split(list(range(100)), fraction)
+
+
+def test_split_refuses_a_fraction_that_is_no_number():
+    with pytest.raises(ValueError, match="NaN"):
+        split(list(range(100)), math.nan)
 
 
 @pytest.mark.parametrize("length, fraction, left", [(10, 0.1, 9), (10, 0.9, 1), (0, 0.5, 0)])
@@ -82,6 +87,13 @@ def test_with_a_target_for_every_token_windows_follow_one_another():
     assert targets == [11, 12, 13, 14, 15]
 
 
+@each_kind
+@pytest.mark.parametrize("ids", [[], [7]])
+@pytest.mark.parametrize("context_length", [1, C])
+def test_without_a_pair_of_tokens_there_is_no_example(kind, ids, context_length):
+    assert len(kind(ids, context_length)) == 0
+
+
 def test_windows_can_begin_later():
     examples = Windows([10, 11, 12, 13, 14, 15], 3, start=1)
     assert len(examples) == 2
@@ -108,6 +120,25 @@ def test_another_seed_gives_another_order(kind):
     ids = list(range(200))
     one, other = (Batches(kind(ids, C), 10, seed) for seed in (0, 1))
     assert one.batch(0) != other.batch(0)
+
+
+class Backwards:
+    """An order without a list: what is last comes first."""
+
+    def __init__(self, size, rng):
+        self.size = size
+
+    def __getitem__(self, index):
+        return self.size - 1 - index
+
+
+@each_kind
+def test_an_order_can_be_given_that_is_no_list(kind):
+    examples = kind(list(range(25)), C)
+    batches = Batches(examples, batch_size=3, seed=0, order=Backwards)
+    contexts = [context for context, _ in one_pass(batches, 0)]
+    assert len(contexts) == batches.per_pass
+    assert contexts == sorted(contexts, reverse=True)
 
 
 def test_a_pass_with_one_target_shows_every_example_once_in_a_new_order():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks.chapters import BOOK, ROOT, chapters, rendered, total
+from benchmarks.chapters import BEGIN, BOOK, END, ROOT, chapters, rendered, table, total
 
 PACKAGE = ROOT / "tiny_llm"
 ROOMS = ["text", "fast", "files", "run", "beyond", "serve", "view", "cli"]
@@ -95,9 +95,11 @@ def misplaced(sources):
 
 def naming_rooms(sources):
     """Chapters whose text names a room or a file in one."""
-    files = {m.split(".")[2] for m in sources if place(m) in ROOMS and m.count(".") == 2}
+    rooms = "|".join(ROOMS)
+    inside = [m.split(".") for m in sources if place(m) in ROOMS and m.count(".") > 1]
+    files = "|".join({parts[-1] for parts in inside} - {*BOOK})
     pattern = re.compile(
-        rf"\b(?:{'|'.join(ROOMS)})/|tiny_llm\.(?:{'|'.join(ROOMS)})\b|\b(?:{'|'.join(files)})\.py\b"
+        rf"\b(?:{rooms})/|tiny_llm[./](?:{rooms})\b" + rf"|\b(?:{files})\.py\b" * bool(files)
     )
     return [
         f"{module} names {found[0]}"
@@ -155,6 +157,12 @@ def test_no_chapter_names_a_room():
     assert naming_rooms(SOURCES) == []
 
 
+def test_the_whole_package_is_read():
+    assert {f"tiny_llm.{chapter}" for chapter in BOOK} < SOURCES.keys()
+    assert {"tiny_llm", "tiny_llm.cli", "tiny_llm.fast.kv_cache", "tiny_llm.__main__"} < {*SOURCES}
+    assert len(SOURCES) == len(list(PACKAGE.rglob("*.py")))
+
+
 def test_the_book_is_all_that_lies_flat():
     flat = {path.stem for path in PACKAGE.glob("*.py")}
     assert flat == {*BOOK, "__init__", "__main__"}
@@ -170,15 +178,10 @@ def test_the_book_keeps_its_length():
     assert whole.with_empty <= 1700
 
 
-def test_a_longer_chapter_is_noticed():
-    longer = chapters({"mlp_lm": "x = 1\n" * 900})
-    first, whole = total(longer)
-    assert first.lines >= 900 and whole.lines >= 900
-
-
 def test_readme_says_how_long_the_chapters_are():
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert rendered(readme) == readme
+    assert BEGIN in readme and END in readme, f"README.md has no place ({BEGIN}) for the table"
+    assert rendered(readme) == readme, "python3 benchmarks/chapters.py writes the table anew"
 
 
 def test_each_room_says_what_it_is_for():
@@ -223,6 +226,8 @@ BELOW = "which does not stand above it"
         ({"batches": "from tiny_llm.text import bpe", "text.bpe": ""}, f"text.bpe, {BELOW}"),
         ({"text.a": "from tiny_llm.fast import b", "fast.b": ""}, f"tiny_llm.fast.b, {BELOW}"),
         ({"view.a": "from tiny_llm.cli import b", "cli.b": ""}, f"imports tiny_llm.cli.b, {BELOW}"),
+        ({"view.a": "from tiny_llm import train"}, f"view.a imports tiny_llm, {BELOW}"),
+        ({"run.a": "from tiny_llm.serve import b", "serve.b": ""}, f"tiny_llm.serve.b, {BELOW}"),
         ({"batches": "from .tokenizer import x"}, "imports .tokenizer.x, which does not exist"),
         ({"batches": "from tiny_llm.gone import x"}, "imports tiny_llm.gone, which does not exist"),
         ({"novelty": ""}, "novelty is neither a chapter nor in a room"),
@@ -255,16 +260,89 @@ def test_an_import_in_order_is_not(sources):
     assert misplaced(made_up(sources)) == []
 
 
-@pytest.mark.parametrize("text", ["# see text/bpe.py", '"""tiny_llm.fast"""', "# as in bpe.py"])
+NAMING = [
+    "# see text/bpe.py", '"""tiny_llm.fast"""', "# as in bpe.py", "# in tiny_llm/view",
+    "# deep.py draws it", "x = 'cli/'",
+]  # fmt: skip
+SILENT = ["# a context/window, a review/report", "# layers.py (chapter 4)", "# fast, in the text"]
+
+
+@pytest.mark.parametrize("text", NAMING)
 def test_a_chapter_that_names_a_room_is_noticed(text):
-    assert naming_rooms(made_up({"batches": text, "text.bpe": ""}))
-    assert not naming_rooms(made_up({"fast.a": text, "text.bpe": ""}))
+    rooms = {"text.bpe": "", "view.a.deep": "", "cli.layers": ""}
+    assert naming_rooms(made_up({"batches": text, **rooms}))
+    assert not naming_rooms(made_up({"fast.a": text, **rooms}))
+
+
+@pytest.mark.parametrize("text", SILENT)
+def test_a_chapter_that_names_no_room_is_not(text):
+    rooms = {"text.bpe": "", "view.a.deep": "", "cli.layers": ""}
+    assert naming_rooms(made_up({"batches": text, **rooms})) == []
+    assert naming_rooms(made_up({"batches": text})) == []
 
 
 @needs_module_names
 @pytest.mark.parametrize("line", ["import numpy", "from torch.nn import Linear"])
 def test_a_third_party_package_is_noticed(line):
     assert len(foreign(made_up({"batches": f"import math\n{line}"}))) == 1
+
+
+HEADING = "# " + "-" * 64
+SHORT = '"""CHAPTER 6. RUNG 1: what it is about.\n\nMore.\n"""\n\nx = 1  # one\n# two\n\n\n'
+
+
+def chapter(source, name="mlp_lm"):
+    return chapters({name: source})[BOOK.index(name)]
+
+
+def test_a_chapter_is_counted_with_its_docstrings_and_comments():
+    found = chapter(SHORT)
+    assert (found.name, found.title) == ("mlp_lm", "what it is about")
+    assert (found.lines, found.with_empty) == (5, 9)
+    assert (found.for_rung_1, found.for_rung_1_with_empty) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    "heading", ["rung 2: attention", "rung 3: a block", "rungs 2 and 3", "where a faster way is"]
+)
+def test_rung_1_needs_a_chapter_up_to_the_first_later_heading(heading):
+    later = f"{SHORT}{HEADING} rung 1\ny = 2\n{HEADING} {heading}\n\nz = 3\n{HEADING} rung 1\n"
+    found = chapter(later)
+    assert (found.lines, found.for_rung_1) == (5 + 5, 5 + 2)
+    assert (found.with_empty, found.for_rung_1_with_empty) == (9 + 6, 9 + 2)
+
+
+@pytest.mark.parametrize("line", [f"{HEADING} rung 1", "# rung 2: no heading", "# ---- rung 2"])
+def test_no_other_line_ends_what_rung_1_needs(line):
+    assert chapter(f"{SHORT}{line}\n").for_rung_1 == 5 + 1
+
+
+def test_a_longer_chapter_is_noticed():
+    (before, all_before), long = total(chapters()), "x = 1\n\n" * 900
+    first, whole = total(chapters({"mlp_lm": long}))
+    assert (first.lines, whole.lines) > (900, 900) and first.with_empty > 1800
+    first, whole = total(chapters({"mlp_lm": f"{HEADING} rung 3\n{long}"}))
+    assert first.lines < before.lines and whole.lines > 900
+    first, whole = total(chapters({"gradcheck": long}))  # behind rung 1's sample
+    assert first == before and whole.lines > all_before.lines
+
+
+def test_the_table_has_a_line_for_each_chapter_and_its_sums():
+    lines = [re.findall(r"[\d,]+ \|", line) for line in table(chapters()).splitlines()[2:15]]
+    numbers = [[int(n.strip(" |").replace(",", "")) for n in line] for line in lines]
+    *rows, (whole, first) = numbers
+    assert [number for number, *_ in rows] == list(range(1, 13))
+    assert sum(row[1] for row in rows) == whole
+    assert sum(row[2] for row in rows[:9]) == first
+    assert all(len(row) == 2 for row in rows[9:])
+
+
+def test_the_table_is_put_between_its_marks_and_nowhere_else():
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert rendered(page) == page.replace("old", table(chapters()))
+    for without in ("no marks", f"{BEGIN} no end", f"{END} no begin"):
+        with pytest.raises(ValueError, match=r"README\.md has no"):
+            rendered(without)
 
 
 def test_length_is_noticed():

@@ -254,6 +254,19 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_another(build):
     assert text(1) != text(2)
 
 
+def test_logits_can_come_from_elsewhere_than_the_model():
+    windows = []
+
+    def read(window):
+        windows.append(window)
+        return [0.0, -1e9, -1e9]
+
+    model = Stub(context_length=3)
+    assert list(generate(model, [2, 1], 4, Random(0), read=read)) == [0] * 4
+    assert windows == [[2, 1], [2, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert model.seen == []
+
+
 def test_rung_3_fills_the_second_half_of_its_window_again_and_again():
     model = Stub(4, every_token=True)
     list(generate(model, [0, 1, 2, 3], 5, Random(0)))

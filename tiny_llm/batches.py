@@ -42,7 +42,7 @@ class Examples:
         self.ids, self.context_length = ids, context_length
 
     def __len__(self) -> int:
-        return len(self.ids) - 1
+        return max(0, len(self.ids) - 1)
 
     def take(self, numbers: Iterable[int]) -> tuple[Contexts, Targets]:
         """The contexts of the examples with these numbers, and the target of each."""
@@ -113,7 +113,7 @@ class Windows(Examples):
         self.start = start
 
     def __len__(self) -> int:
-        return -(-(len(self.ids) - 1 - self.start) // self.context_length)
+        return -(-(super().__len__() - self.start) // self.context_length)
 
     def span(self, number: int) -> tuple[int, int]:
         """Where the window of this number begins and ends."""

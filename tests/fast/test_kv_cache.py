@@ -170,6 +170,13 @@ def test_nothing_is_kept_but_tokens_keys_and_values(model):
 # -------------------------------------------------------------------------------- no side effects
 
 
+def test_no_past_and_an_empty_one_give_the_same_bits(model):
+    contexts = [[1, 2, 3], [4]]
+    logits, cache = model.forward(contexts)
+    assert GoingOn(model, [NOTHING, NOTHING]).forward(contexts) == (logits, cache)
+    assert read_on(model, [NOTHING, NOTHING], contexts)[0] == [logits[2], logits[3]]
+
+
 def test_a_past_stays_as_it_is_and_several_texts_can_go_on_from_it(model):
     past = remember(model, [1, 2, 3])
     before, attributes = deepcopy(past), deepcopy(vars(model))
@@ -190,6 +197,29 @@ def test_a_window_that_did_not_only_grow_is_read_anew(model):
     reader = Reader(model)
     for window in ([1, 2, 3], [1, 2, 3, 4], [2, 3, 4], [2, 3, 4], [5]):
         assert largest_difference([reader(window)], [whole_logits(model, window)]) <= 1e-10
+
+
+def test_every_row_of_a_text_that_goes_on_is_that_of_the_whole(model):
+    past = remember(model, [3, 1])
+    logits, _ = GoingOn(model, [past, NOTHING]).forward([[4, 1, 5], [2, 6]])
+    whole, _ = model.forward([[3, 1, 4, 1, 5], [2, 6]])
+    assert largest_difference(logits, whole[2:]) <= 1e-10
+
+
+def test_only_rung_3_remembers(build):
+    model = build()
+    for asked in (True, False):
+        reader = Reader(model, remember=asked)
+        reader.begin([1, 2, 3], [0])
+        reader([1, 2, 3])
+        assert bool(reader.pasts) == (asked and isinstance(model, ModernLanguageModel))
+
+
+@pytest.mark.parametrize("window", [[], [1] * 9, [VOCABULARY]])
+def test_a_window_that_the_model_cannot_read_is_refused(model, window):
+    for remembering in (True, False):
+        with pytest.raises(ValueError, match=r"a context holds|exceed the context|outside the voc"):
+            Reader(model, remembering)(window)
 
 
 def test_every_rung_can_be_read(build):

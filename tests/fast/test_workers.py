@@ -246,6 +246,7 @@ def test_another_number_of_workers_in_a_resumed_run_is_said_to_change_the_last_b
     assert "3 instead of 2: the last bits" in " ".join(capsys.readouterr().err.split())
     assert main(resume()) == 0
     assert "last bits" not in capsys.readouterr().err
+    assert checkpoint.load(Path("stopped")).metadata["training"]["workers"] == 3
 
 
 def test_a_resumed_run_starts_no_more_workers_than_the_machine_can_use(folder, monkeypatch):

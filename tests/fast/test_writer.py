@@ -67,6 +67,40 @@ def test_a_model_of_lines_begins_anew_behind_each():
     assert writer.windows == {0: [0]}
 
 
+def test_only_the_text_that_has_ended_its_line_begins_anew():
+    model = Stub(context_length=9)
+    writer = Writer(model, [1, 2], [Random(seed) for seed in range(8)], Sampling(), separator=3)
+    tokens = writer.step()
+    assert {3} < set(tokens.values())
+    for text, token in tokens.items():
+        assert writer.windows[text] == ([3] if token == 3 else [1, 2, token])
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_line_is_written_as_if_it_were_the_first(build, remember):
+    """What stood before the separator changes nothing, remembered or not."""
+    model, texts = build(context_length=4), []
+    for before in ([1, 2], [4]):
+        writer = Writer(model, before, [Random(0)], Sampling(), remember, separator=3)
+        writer.windows[0] = [3]  # as after a step that drew it
+        texts.append([writer.step()[0] for _ in range(9)])
+    assert texts[0] == texts[1]
+
+
+def test_of_a_long_prompt_the_model_sees_the_end():
+    model = Stub(context_length=4)
+    Writer(model, [4, 3, 2, 1, 0, 1, 2], [Random(0)], Sampling()).step()
+    assert model.seen == [[1, 0, 1, 2]]
+
+
+def test_nothing_is_left_when_all_texts_have_ended():
+    writer = Writer(Stub(), [0], [Random(0), Random(1)], Sampling())
+    writer.step()
+    for text in (0, 1):
+        writer.end(text)
+    assert writer.windows == writer.rngs == {}
+
+
 def test_a_prompt_is_needed():
     with pytest.raises(ValueError, match="give at least one token"):
         Writer(Stub(), [], [Random(0)], Sampling())

@@ -10,7 +10,6 @@ import pytest
 from tiny_llm.cli import main
 from tiny_llm.files import checkpoint
 from tiny_llm.run.metrics import read_metrics
-from tiny_llm.run.steps import Evaluation, memorizes
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 RISING = ["--lr", "1.5", "--schedule", "constant", "--batch-size", "2"]
@@ -203,26 +202,6 @@ def test_without_patience_a_run_goes_on(capsys):
 
 
 # ---------------------------------------------------------------------------------- the two losses
-
-
-def history(*losses):
-    return [Evaluation(10 * i, *pair) for i, pair in enumerate(losses, 1)]
-
-
-@pytest.mark.parametrize(
-    "losses, expected",
-    [
-        ([(2.0, 2.0)], False),
-        ([(2.0, 2.0), (1.5, 1.9), (1.0, 1.8)], False),  # both fall
-        ([(2.0, 2.0), (1.5, 2.1), (1.0, 2.2)], True),  # they part
-        ([(2.0, 2.0), (1.5, 2.1)], False),  # once may be chance
-        ([(2.0, 2.0), (1.5, 2.01), (1.0, 2.02)], False),  # within 2%
-        ([(2.0, 2.0), (2.1, 2.1), (2.2, 2.2)], False),  # both rise: that is no memorizing
-        ([(2.0, 2.0), (1.5, 2.2), (1.0, 1.9)], False),  # a new best
-    ],
-)
-def test_a_model_memorizes_when_the_two_losses_part(losses, expected):
-    assert memorizes(history(*losses)) is expected
 
 
 def test_a_model_that_memorizes_is_said_to_once(capsys):

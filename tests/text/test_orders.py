@@ -55,7 +55,7 @@ def test_another_seed_gives_another_order_of_many():
 
 @each_kind
 def test_a_batch_of_a_text_that_no_memory_could_hold(kind):
-    """Any step: a list of the examples, or of a pass, would need terabytes."""
+    """A list of the examples, or of a pass, would need terabytes, and a pass through it hours."""
     batches = Batches(kind(range(10**12), C), batch_size=8, seed=0, order=Shuffled)
     steps = [0, 1, 10**6, batches.steps_per_pass - 1, 10**10]
     contexts = [context for step in steps for context in batches.batch(step)[0]]
