@@ -229,7 +229,7 @@ def test_numbers_that_grow_beyond_range_raise_nothing_but_divergence(
     try:
         run.train(12, learning_rate=lambda step: rate, way=way)
     except Diverged as diverged:
-        assert re.match(r"step \d+ has a loss of ", str(diverged))
+        assert re.match(r"step \d+ has a (loss|gradient) of ", str(diverged))
     else:
         assert rate < 1e200
     assert way in products
@@ -244,7 +244,7 @@ def test_numbers_that_grow_beyond_range_raise_nothing_but_divergence(
 @pytest.mark.parametrize("rate", [1e200, 1e308])
 def test_an_absurd_learning_rate_is_reported_as_divergence(build, optimizer, rate):
     run = Run(build, optimizer())
-    with pytest.raises(Diverged, match=r"^step \d+ has a loss of (nan|inf) and a "):
+    with pytest.raises(Diverged, match=r"^step \d+ has a loss of (nan|inf)$"):
         run.train(20, learning_rate=lambda step: rate)
 
 
@@ -256,7 +256,7 @@ def test_numbers_that_grow_beyond_range_raise_nothing_else(build_rung, optimizer
     try:
         run.train(12, learning_rate=lambda step: rate)
     except Diverged as diverged:
-        assert re.match(r"step \d+ has a loss of ", str(diverged))
+        assert re.match(r"step \d+ has a (loss|gradient) of ", str(diverged))
     assert run.model.parameters != before
 
 

@@ -74,14 +74,14 @@ class AttentionLanguageModel(LayeredModel):
     def forward(self, contexts: Contexts) -> tuple[Matrix, AttentionLMCache]:
         """B contexts -> B x V logits, cache."""
         check_contexts(contexts, self.config)
-        p = self.parameters
+        w = self.parameters
         lengths = [len(context) for context in contexts]
         tokens = [token for context in contexts for token in context]  # N
         # A short context stands at the right end of the window: its last token has the last place.
         window = range(self.config.context_length)
         positions = [place for length in lengths for place in window[-length:]]  # N
-        token_rows = layers.embedding(tokens, p["token_embedding.weight"])  # N x D
-        position_rows = layers.embedding(positions, p["position_embedding.weight"])  # N x D
+        token_rows = layers.embedding(tokens, w["token_embedding.weight"])  # N x D
+        position_rows = layers.embedding(positions, w["position_embedding.weight"])  # N x D
         x = layers.add_rows(token_rows, position_rows)  # N x D
         last = [rows[-1] for rows in layers.split_rows(x, lengths)]  # B x D
         queries = self.linear("query", last)  # B x D

@@ -1,7 +1,7 @@
 """CHAPTER 3. The one matrix product: nearly all the time of every model is spent here.
 
-    a     x  b       ->  product        product[i][j] = sum over k of a[i][k] * b[k][j]
-    N x K    K x M       N x M
+    a     x  b       ->  product        product[n][o] = sum over i of a[n][i] * b[i][o]
+    N x I    I x O       N x O
 
 A matrix is a list of rows, a row a list of floats: plain Python data. Below stands the definition.
 It is slow, and there are many ways to be faster, but none of them is an idea of language models.
@@ -45,22 +45,22 @@ def dot(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def transpose(a: Rows) -> Any:
-    """The columns of a as rows: N x M -> M x N."""
+    """The columns of a as rows: N x O -> O x N."""
     return _way.transpose(a)
 
 
 def matmul(a: Rows, b: Rows) -> Matrix:
-    """a b: N x K and K x M -> N x M."""
+    """a b: N x I and I x O -> N x O."""
     return _way.matmul(a, b)
 
 
 def matmul_bt(a: Rows, b: Rows) -> Matrix:
-    """a b^T, every row of a with every row of b: N x K and M x K -> N x M."""
+    """a b^T, every row of a with every row of b: N x I and O x I -> N x O."""
     return _way.matmul_bt(a, b)
 
 
 def matmul_at(a: Rows, b: Rows) -> Matrix:
-    """a^T b, every column of a with every column of b: N x K and N x M -> K x M."""
+    """a^T b, every column of a with every column of b: N x I and N x O -> I x O."""
     return _way.matmul(_way.transpose(a), b)
 
 

@@ -60,17 +60,18 @@ class MLPLanguageModel(LanguageModel):
     def forward(self, contexts: Contexts) -> tuple[Matrix, MLPCache]:
         """B contexts -> B x V logits, cache."""
         check_contexts(contexts, self.config)
-        p = self.parameters
-        inputs = side_by_side(contexts, p["embedding.weight"], self.config.context_length)  # B x CE
-        sums = layers.linear(inputs, p["hidden.weight"], p["hidden.bias"])  # B x U
+        w = self.parameters
+        slots = self.config.context_length
+        inputs = side_by_side(contexts, w["embedding.weight"], slots)  # B x CE
+        sums = layers.linear(inputs, w["hidden.weight"], w["hidden.bias"])  # B x U
         hidden = layers.tanh(sums)  # B x U
-        logits = layers.linear(hidden, p["output.weight"], p["output.bias"])  # B x V
+        logits = layers.linear(hidden, w["output.weight"], w["output.bias"])  # B x V
         return logits, MLPCache(contexts, inputs, hidden)
 
     def backward(self, dlogits: Matrix, cache: MLPCache) -> Parameters:
         """The forward's lines in reverse: B x V -> the slope of the loss by every parameter."""
-        p = self.parameters
-        table, w_hidden, w_output = p["embedding.weight"], p["hidden.weight"], p["output.weight"]
+        w = self.parameters
+        table, w_hidden, w_output = w["embedding.weight"], w["hidden.weight"], w["output.weight"]
         dhidden, dw_output, db_output = layers.linear_backward(dlogits, cache.hidden, w_output)
         dsums = layers.tanh_backward(dhidden, cache.hidden)  # B x U
         dinputs, dw_hidden, db_hidden = layers.linear_backward(dsums, cache.inputs, w_hidden)

@@ -192,8 +192,8 @@ class ModernLanguageModel(LayeredModel):
 
     def layer_norm(self, name: str, x: Matrix) -> tuple[Matrix, LayerNormCache]:
         """x through the LayerNorm of this name."""
-        p = self.parameters
-        return layers.layer_norm(x, p[name + ".weight"], p[name + ".bias"])
+        w = self.parameters
+        return layers.layer_norm(x, w[name + ".weight"], w[name + ".bias"])
 
     def layer_norm_backward(
         self, name: str, dy: Matrix, cache: LayerNormCache, g: Parameters

@@ -63,8 +63,10 @@ def train(
     for step in range(start, steps):
         loss, gradients = gradients_at(step)
         norm = global_norm(gradients)
-        if not math.isfinite(loss + norm):
-            raise Diverged(f"step {step + 1} has a loss of {loss} and a gradient of length {norm}")
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step + 1} has a loss of {loss}")
+        if not math.isfinite(norm):
+            raise Diverged(f"step {step + 1} has a gradient of length {norm}")
         if grad_clip:
             clip_by_global_norm(gradients, norm, grad_clip)
         optimizer.learning_rate = learning_rate(step)
