@@ -10,7 +10,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.run.errors import UsageError, UserError, program
 from tiny_llm.run.metrics import read_metrics
-from tiny_llm.run.saved import RUNS
+from tiny_llm.run.saved import RUNS, newest
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
 from tiny_llm.view.plot_picture import plot_svg
@@ -108,12 +108,12 @@ def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
 
 def _newest() -> Path:
     """The metrics in runs/ that were written last. Raises UserError if there are none."""
-    found = sorted(RUNS.glob("*" + SUFFIX), key=lambda path: (path.stat().st_mtime, path.name))
+    found = newest(SUFFIX)
     if not found:
         raise UserError(
             f"there are no metrics in {RUNS}/; name a file, or train: {program()} train"
         )
-    return found[-1]
+    return found
 
 
 def names_of(files: list[Path]) -> list[str]:

@@ -34,7 +34,7 @@ class RunFiles(NamedTuple):
         for path in (self.out, self.best):
             try:
                 if path.exists():
-                    checkpoint.load(path)
+                    checkpoint.load(path, wanted=lambda name: False)
             except CheckpointError:
                 raise UserError(
                     f"{path} exists and is no checkpoint, or a damaged one; choose another --out"

@@ -80,7 +80,9 @@ def load_run(path: Path, to_train: bool = False) -> Run:
     Only a run that goes on needs the optimizer's averages: `to_train`.
     """
     try:
-        tensors, metadata = checkpoint.load(path)
+        tensors, metadata = checkpoint.load(
+            path, wanted=lambda name: to_train or not name.startswith(MOMENT)
+        )
     except FileNotFoundError:
         raise UserError(
             f"there is no checkpoint {path}; train one with: {program()} train"
@@ -175,12 +177,18 @@ def _recent_from(values: Any) -> RecentLosses:
     return recent
 
 
+def newest(ending: str) -> Optional[Path]:
+    """The file in runs/ with this ending that was written last, if there is one."""
+    found = RUNS.glob("*" + ending)
+    return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
+
+
 def newest_checkpoint() -> Path:
     """The checkpoint in runs/ that was written last. Raises UserError if there is none."""
-    found = sorted(RUNS.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime, path.name))
+    found = newest(".safetensors")
     if not found:
         raise UserError(
             f"there is no checkpoint in {RUNS}/; train a model first ({program()} train), "
             f"or name one with --checkpoint"
         )
-    return found[-1]
+    return found
