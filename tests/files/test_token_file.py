@@ -199,6 +199,8 @@ def test_what_is_a_token_file(written, tmp_path):
     text.write_text("text", "utf-8")
     description_path(text).write_text("{}", "utf-8")
     assert not is_token_file(text)
+    description_path(text).write_bytes(description_path(other).read_bytes()[:60])
+    assert is_token_file(text)  # damaged, as `open_tokens` will say
     assert not is_token_file("-")
 
 

@@ -145,15 +145,19 @@ def write_tokens(
     return description
 
 
+def _existing_description(path: Path) -> Path:
+    """The JSON beside this token file, or beside the file that a link stands for."""
+    beside = description_path(path)
+    return beside if beside.exists() else description_path(Path(os.path.realpath(path)))
+
+
 def read_description(path: Path) -> Description:
     """What the JSON beside the token file `path` says.
 
     Raises TokenFileError, with what to do, if there is none or it is none, and OSError if it cannot
     be read.
     """
-    beside = description_path(path)
-    if not beside.exists():  # then beside the file that a link stands for
-        beside = description_path(Path(os.path.realpath(path)))
+    beside = _existing_description(path)
     try:
         content = json.loads(beside.read_bytes().decode("utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
@@ -173,9 +177,12 @@ def read_description(path: Path) -> Description:
 def is_token_file(path: Union[str, Path]) -> bool:
     """Whether `open_tokens` is the way to read this: it ends in .bin, or has its JSON beside it."""
     path = Path(path)
+    if path.suffix == ".bin":
+        return True
     try:
-        return path.suffix == ".bin" or bool(read_description(path))
-    except (TokenFileError, OSError):
+        with _existing_description(path).open("rb") as file:
+            return FORMAT.encode("ascii") in file.read(100)
+    except OSError:
         return False
 
 
