@@ -146,6 +146,14 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, now):
         read(document)
 
 
+def test_a_file_that_is_gone_meanwhile_is_named(tmp_path):
+    write(tmp_path, text="as it was before")
+    document = scan(tmp_path / "text.txt", "utf-8")
+    document.path.unlink()
+    with pytest.raises(ValueError, match=r"^cannot read .*text\.txt: No such file or directory$"):
+        read(document)
+
+
 def test_a_folder_is_read_with_what_is_in_it_sorted_and_without_what_is_hidden(tmp_path):
     for name in ("b.txt", "a/z.txt", "a/b.md", ".git/config", "a/.hidden", "a/b/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)

@@ -34,7 +34,7 @@ from tiny_llm.files.token_file import (
     read_description,
     write_tokens,
 )
-from tiny_llm.run.errors import UsageError, UserError, check_out, program
+from tiny_llm.run.errors import UsageError, UserError, check_out, program, writing
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.tokenizers import Tokenizer
@@ -284,7 +284,7 @@ def _write(
     count = len(texts.documents)
     watch = _Watch(progress, texts.characters)
     try:
-        with encoder(tokenizer, _workers(args, texts)) as encode:
+        with writing(args.out), encoder(tokenizer, _workers(args, texts)) as encode:
             train, val = (
                 encode(jobs((watch.blocks(span, tokenizer) for span in spans), separator))
                 for spans in (texts.train, texts.val)
@@ -292,10 +292,6 @@ def _write(
             return write_tokens(
                 args.out, train, val, tokenizer.state(), count, len(texts.val) * (count > 1)
             )
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise UserError(f"cannot write {args.out}: {error.strerror or error}") from None
     finally:
         progress.clear()
 

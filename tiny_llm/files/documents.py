@@ -14,7 +14,6 @@ but one, its end is, as `batches.split` does it.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
 import signal
@@ -65,7 +64,7 @@ class Span(NamedTuple):
         return self.end - self.begin
 
     def blocks(self) -> Iterator[str]:
-        """Them in blocks. Raises ValueError if the file has changed, OSError if it is gone."""
+        """Them in blocks. Raises ValueError if the file has changed or cannot be read."""
         document, begin, end = self.document, self.begin, self.end
         place = 0  # of the first character of the block
         for block in _blocks(document.path, document.encoding):
@@ -95,7 +94,7 @@ def files_in(folder: Path, pattern: str = "*") -> list[Path]:
 def scan(path: Path, encoding: str, alphabet: Optional[set[str]] = None) -> Document:
     """Read the file once, and add the characters that occur to `alphabet`.
 
-    Raises NotText, and OSError if the file cannot be read.
+    Raises NotText, and ValueError if the file cannot be read.
     """
     characters, digest, seen = 0, hashlib.sha256(), set[str]()
     for block in _blocks(path, encoding):
@@ -108,21 +107,24 @@ def scan(path: Path, encoding: str, alphabet: Optional[set[str]] = None) -> Docu
     return Document(path, encoding, characters, digest.digest())
 
 
-def _blocks(path: Path, encoding: str) -> Iterator[str]:
-    """The text of a file. Line ends become newlines, and a byte order mark is no character."""
+def codec(encoding: str) -> str:
+    """The one to read with: in UTF-8, a byte order mark at the beginning is no character."""
     is_utf_8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    with path.open(encoding="utf-8-sig" if is_utf_8 else encoding) as file:
-        while True:
-            try:
-                block = file.read(BLOCK)
-            except ValueError:  # UnicodeDecodeError, and what some codecs raise instead
-                raise NotText(
-                    f"{path} is not {encoding} text; name its encoding, for example --encoding "
-                    f"latin-1, or leave the file out"
-                ) from None
-            if not block:
-                return
-            yield block
+    return "utf-8-sig" if is_utf_8 else encoding
+
+
+def _blocks(path: Path, encoding: str) -> Iterator[str]:
+    """The text of a file, in which line ends become newlines. Raises as `scan` does."""
+    try:
+        with path.open(encoding=codec(encoding)) as file:
+            yield from iter(lambda: file.read(BLOCK), "")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError:  # UnicodeDecodeError, and what some codecs raise instead
+        raise NotText(
+            f"{path} is not {encoding} text; name its encoding, for example --encoding latin-1, "
+            f"or leave the file out"
+        ) from None
 
 
 def parts(documents: Sequence[Document], val_fraction: float) -> tuple[list[Span], list[Span]]:
@@ -305,7 +307,9 @@ def _start(state: Any = None) -> None:
 
 
 def _leave_with_parent() -> None:
-    parent: Any = multiprocessing.parent_process()
+    from multiprocessing import parent_process  # only here: most commands start without it
+
+    parent: Any = parent_process()
     parent.join()
     os._exit(1)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from tiny_llm.files.documents import codec
 from tiny_llm.run.errors import UserError
 from tiny_llm.text.tokenizers import Tokenizer
 
@@ -38,12 +39,8 @@ def read_text(data: Optional[str], encoding: str) -> Text:
         name, content = "standard input", sys.stdin.buffer.read()
     else:
         name, content = data, _read_file(Path(data))
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        content = (
-            content[len(codecs.BOM_UTF8) :] if content.startswith(codecs.BOM_UTF8) else content
-        )
     try:
-        text = str(content, encoding)
+        text = str(content, codec(encoding))
     except ValueError as error:  # UnicodeDecodeError, and what some codecs raise instead
         is_utf_16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raise UserError(
