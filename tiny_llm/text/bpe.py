@@ -150,10 +150,6 @@ class BPETokenizer:
             ids += [self.special_tokens[name], *self._encode(plain)]
         return ids
 
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """The ids of any bytes, UTF-8 or not; those of a text are the ids of the text."""
-        return self._encode(data.decode("utf-8", "surrogateescape"))
-
     def _encode(self, text: str) -> list[int]:
         if len(self._ids_of_pieces) > MOST_CACHED:
             self._ids_of_pieces.clear()
@@ -166,7 +162,7 @@ class BPETokenizer:
         return _left(ids)
 
     def _ids_of_bytes(self, piece: str) -> list[int]:
-        return [self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")]
+        return [self._byte_ids[byte] for byte in piece.encode("utf-8")]
 
     def _merge(self, ids: list[int]) -> Iterator[int]:
         """Merge in place, leaving GONE behind, and yield the number of each merge once it is done.
@@ -210,7 +206,7 @@ class BPETokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`; undoes `encode_bytes`. Raises ValueError for an unknown id."""
+        """The bytes of `ids`. Raises ValueError for an unknown id."""
         ids = list(ids)
         if ids:
             self.token_bytes(min(ids))
@@ -261,11 +257,6 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def name_of_bytes(data: bytes) -> str:
-    """GPT-2's printable name of a byte string: Ġlow for b" low"."""
-    return "".join(map(SIGN_OF_BYTE.__getitem__, data))
-
-
 def parse_merges(lines: Iterable[str]) -> list[Merge]:
     """Merges from lines of two names with a space between. Raises ValueError for another line."""
     merges = []
@@ -278,7 +269,7 @@ def parse_merges(lines: Iterable[str]) -> list[Merge]:
 
 
 def _bytes_of_name(name: str) -> bytes:
-    """The inverse of `name_of_bytes`. Raises ValueError for a sign that stands for no byte."""
+    """b" low" for GPT-2's name Ġlow. Raises ValueError for a sign that stands for no byte."""
     try:
         return bytes(map(BYTE_OF_SIGN.__getitem__, name))
     except KeyError as error:
