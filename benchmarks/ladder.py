@@ -167,7 +167,7 @@ def console(entry: dict[str, str]) -> str:
 def ladder_table(results: Results) -> str:
     """The three rungs side by side."""
     lines = [
-        "| rung | adds | command | weights | validation loss, best | last | seconds of a core | real words |",
+        "| rung | adds | command | weights | validation loss, best | last | seconds | real words |",
         "|---|---|---|---|---|---|---|---|",
     ]
     adds = {
@@ -187,10 +187,10 @@ def ladder_table(results: Results) -> str:
     first = results["rungs"]["mlp"]["first_loss"]
     lines += [
         "",
-        f"Measured with {results['python']} on one core, in seconds that it had. Losses are in nats per character; before "
-        f"training it is {first:.2f}, and counting pairs costs {counting:.3f}. Real words: how "
-        f"many words of a 200-character sample at temperature 0.7 are words of the corpus, on "
-        f"average over {len(SEEDS)} seeds.",
+        f"Measured with {results['python']}; seconds are those that the run had a core for. Losses "
+        f"are in nats per character; before training it is {first:.2f}, and counting pairs costs "
+        f"{counting:.3f}. Real words: how many words of a 200-character sample at temperature 0.7 "
+        f"are words of the corpus, on average over {len(SEEDS)} seeds.",
     ]
     return "\n".join(lines)
 
@@ -199,7 +199,7 @@ def equal_time_text(results: Results) -> str:
     """Rung 3 against rung 1 in the same time."""
     modern = results["rungs"]["modern"]
     lines = [
-        "| model | best validation loss | last | seconds of a core |",
+        "| model | best validation loss | last | seconds |",
         "|---|---|---|---|",
         equal_time_row("rung 3, `train --model modern`, 16 characters of context", modern),
     ]
