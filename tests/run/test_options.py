@@ -60,7 +60,7 @@ def test_every_option_with_a_help_is_a_flag(capsys):
             assert "--" + name.replace("_", "-") in out, name
 
 
-def test_an_option_more_is_one_entry(monkeypatch):
+def test_an_option_more_is_one_entry(monkeypatch, capsys):
     """A file without it still loads, with its default; a file with it loads without it."""
     run, _ = small()
     save_run(Path("before"), run)
@@ -77,6 +77,9 @@ def test_an_option_more_is_one_entry(monkeypatch):
     checkpoint.save(Path("after"), tensors, metadata)
     assert load_run(Path("after")).unknown == ["warmth"]
     assert main(["generate", "-c", "after", "-n", "3"]) == 0
+    assert "another version, which are left out here: warmth" in capsys.readouterr().err
+    words = ["train", "--resume", "after", "--data", "text.txt", "-n", "0", "--quiet"]
+    assert main(words) == 0
 
 
 def test_a_run_from_python_alone(capsys):

@@ -8,7 +8,7 @@ import sys
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.run.errors import UserError
-from tiny_llm.run.saved import Run, load_run, newest_checkpoint
+from tiny_llm.run.saved import LEFT_OUT, Run, load_run, newest_checkpoint
 from tiny_llm.view.heads import has_attention
 
 
@@ -41,4 +41,6 @@ def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     current = load_run(path, to_train)
     if not args.quiet:
         print(f"{path}: {current.rung}, step {current.step}", file=sys.stderr, flush=True)
+        if current.unknown:
+            print(f"{LEFT_OUT}{', '.join(current.unknown)}", file=sys.stderr, flush=True)
     return current

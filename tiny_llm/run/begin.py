@@ -20,7 +20,7 @@ from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.gradients import Gradients
 from tiny_llm.run.options import BY_NAME, Options, problem_with
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
-from tiny_llm.run.saved import Best, Run, load_run
+from tiny_llm.run.saved import LEFT_OUT, Best, Run, load_run
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
 from tiny_llm.run.steps import Step
@@ -90,6 +90,8 @@ def resume(
     Raises UserError if there is none, UsageError for another change.
     """
     run = load_run(path, to_train=True)
+    if run.unknown:
+        say("options:", LEFT_OUT + ", ".join(run.unknown))
     given = {name: value for name, value in (given or {}).items() if value is not None}
     own = set(RUNGS[run.rung].sizes)
     sizes = {name for rung in RUNGS.values() for name in rung.sizes}

@@ -19,6 +19,7 @@ from tiny_llm.run.steps import RecentLosses
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 RUNS = Path("runs")
+LEFT_OUT = "options of another version, which are left out here: "
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
 
 
