@@ -234,7 +234,7 @@ def _work(
 ) -> None:
     """Compute one share after the other, until the main process ends this one or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C means, the main process decides
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     with use(matmul), suppress(EOFError, OSError):
         while True:
             share = _receive(connection)
@@ -257,7 +257,7 @@ def _answer_to(
     return loss
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """Wait until the main process is gone, in whatever way, and leave in the midst of a share."""
     parent: Any = multiprocessing.parent_process()
     parent.join()

@@ -14,7 +14,6 @@ but one, its end is, as `batches.split` does it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import signal
 import threading
@@ -300,18 +299,12 @@ _tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encode
 
 def _start(state: Any = None) -> None:
     """In a worker process: ignore Ctrl-C, leave when the parent is gone, make the tokenizer."""
+    from tiny_llm.fast.workers import leave_with_parent  # only here: most start without processes
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     if state:
         _tokenizers.append(tokenizer_from(state))
-
-
-def _leave_with_parent() -> None:
-    from multiprocessing import parent_process  # only here: most commands start without it
-
-    parent: Any = parent_process()
-    parent.join()
-    os._exit(1)
 
 
 def _encode_here(job: Job) -> bytes:
