@@ -170,12 +170,12 @@ def test_the_book_is_all_that_lies_flat():
 
 
 def test_the_book_keeps_its_length():
-    """The aim itself is held: lines that are not empty, docstrings and comments among them."""
+    """The aims are held twice: for the lines that are not empty, and, a little wider, for all."""
     first, whole = total(chapters())
     assert first.lines <= 700
     assert whole.lines <= 1500
-    assert first.with_empty <= 800
-    assert whole.with_empty <= 1700
+    assert first.with_empty <= 750
+    assert whole.with_empty <= 1600
 
 
 def test_readme_says_how_long_the_chapters_are():

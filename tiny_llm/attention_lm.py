@@ -117,12 +117,9 @@ class AttentionLanguageModel(LayeredModel):
         dlast = layers.add_rows(dout, dlast)
         for end, drow in zip(accumulate(cache.lengths), dlast):
             dx[end - 1] = list(map(add, dx[end - 1], drow))
-        size = self.config
-        for table, ids, rows in (
-            ("token_embedding.weight", cache.tokens, size.vocab_size),
-            ("position_embedding.weight", cache.positions, size.context_length),
-        ):
-            g[table] = layers.embedding_backward(dx, ids, rows)
+        v, c = self.config.vocab_size, self.config.context_length
+        g["token_embedding.weight"] = layers.embedding_backward(dx, cache.tokens, v)
+        g["position_embedding.weight"] = layers.embedding_backward(dx, cache.positions, c)
         return g
 
     def attention(self, cache: AttentionLMCache) -> list[list[list[Matrix]]]:

@@ -18,10 +18,8 @@ Targets = list[int]  # one id for each row of logits
 
 
 def split(text: Any, val_fraction: float) -> tuple[Any, Any]:
-    """Ids or a text, cut once into (training part, validation part); the second is its end.
-
-    Raises ValueError when either part has less than a pair of tokens.
-    """
+    """Ids or a text, cut once into (training part, validation part); the second is its end. Raises
+    ValueError when either part has less than a pair of tokens."""
     boundary = max(0, len(text) - round(len(text) * val_fraction))
     if not 2 <= boundary <= len(text) - 2:
         raise ValueError(
@@ -32,11 +30,8 @@ def split(text: Any, val_fraction: float) -> tuple[Any, Any]:
 
 
 class Examples:
-    """The examples in a text, by number: what rungs 1 and 2 learn from.
-
-    Example i is the context that ends with token i, and its target is token i + 1. The first
-    contexts are short.
-    """
+    """The examples in a text, by number: what rungs 1 and 2 learn from. Example i is the context
+    that ends with token i, and its target is token i + 1. The first contexts are short."""
 
     def __init__(self, ids: Ids, context_length: int) -> None:
         self.ids, self.context_length = ids, context_length
@@ -62,18 +57,17 @@ def shuffled(size: int, rng: random.Random) -> Sequence[int]:
     return order
 
 
-Order = Callable[[int, random.Random], Sequence[int]]
-
-
 class Batches:
-    """Seeded batches of examples: pass after pass over the training part, each in a new order.
-
-    What a step trains on follows from the seed and the number of the step alone, so an interrupted
-    run goes on at any step without a stored random state. The last batch of a pass may be smaller.
-    """
+    """Seeded batches of examples: pass after pass over the training part, each in a new order. What
+    a step trains on follows from the seed and the number of the step alone, so an interrupted run
+    goes on at any step without a stored random state. The last batch of a pass may be smaller."""
 
     def __init__(
-        self, examples: Examples, batch_size: int, seed: int = 0, order: Order = shuffled
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int = 0,
+        order: Callable[..., Any] = shuffled,
     ) -> None:
         self.examples, self.batch_size, self.seed, self.order = examples, batch_size, seed, order
         self.per_pass = len(examples.for_pass(random.Random(0)))
@@ -103,10 +97,8 @@ class Batches:
 
 class Windows(Examples):
     """The examples of rung 3, which predicts after every token: windows with as many targets.
-
     Window i begins at token start + i * context_length; the last one may be short. So again every
-    token behind the first one is a target once.
-    """
+    token behind the first one is a target once."""
 
     def __init__(self, ids: Ids, context_length: int, start: int = 0) -> None:
         super().__init__(ids, context_length)
@@ -127,11 +119,8 @@ class Windows(Examples):
         return contexts, [token for b, e in spans for token in self.ids[b + 1 : e + 1]]
 
     def for_pass(self, rng: random.Random) -> Examples:
-        """Each pass begins at another token, so that it cuts the text elsewhere.
-
-        All its windows are full, one fewer than there is room for: the rest is left to other
-        passes.
-        """
+        """Each pass begins at another token, so that it cuts the text elsewhere. All its windows
+        are full, one fewer than there is room for: the rest is left to other passes."""
         length, predictions = self.context_length, len(self.ids) - 1
         used = length * max(1, predictions // length - 1)
         start = rng.randrange(max(1, predictions - used + 1))

@@ -54,10 +54,8 @@ def compare(
     name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor, rounding: float = 0.0
 ) -> GradientCheck:
     """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring.
-
-    `rounding`: what a less exact product may have changed, as a part of the largest slope.
-    Raises ValueError if the two differ in shape.
-    """
+    `rounding`: what a less exact product may have changed, as a part of the largest slope. Raises
+    ValueError if the two differ in shape."""
     sizes, theirs = (list(map(len, rows_of(x))) for x in (tensor, gradient))
     if sizes != theirs:
         raise ValueError(f"{name} has rows of {sizes} numbers, its gradient of {theirs}")
@@ -78,10 +76,8 @@ def compare(
 def check_model(
     model: LanguageModel, contexts: Contexts, seed: int = 0, rounding: float = 0.0
 ) -> Iterator[GradientCheck]:
-    """Check every parameter of the model on these contexts, one after the other.
-
-    What the backward claims is computed at once, what is measured as the iterator goes on.
-    """
+    """Check every parameter of the model on these contexts, one after the other. What the backward
+    claims is computed at once, what is measured as the iterator goes on."""
     logits, cache = model.forward(contexts)
     rng = random.Random(seed)
     upstream = [[rng.gauss(0.0, 1.0) for _ in row] for row in logits]  # N x V

@@ -48,16 +48,14 @@ def linear_backward(dy: Matrix, x: Matrix, weight: Matrix) -> tuple[Matrix, Matr
     """N x O -> dx = dy W^T (N x I), dweight = x^T dy (I x O), dbias = the rows of dy added up (O).
 
     y[n][o] = sum over i of x[n][i] W[i][o] + b[o], so a weight W[i][o] acts once in every row n,
-    with slope x[n][i], and an input x[n][i] acts on every output o, with slope W[i][o].
-    """
+    with slope x[n][i], and an input x[n][i] acts on every output o, with slope W[i][o]."""
     return matmul_bt(dy, weight), matmul_at(x, dy), list(map(sum, transpose(dy)))
 
 
 def tanh(x: Matrix) -> Matrix:
     """Each number squashed into -1 .. 1: N x O -> N x O.
 
-    Without something bent between them, two linear layers would be one: (x W) U = x (W U).
-    """
+    Without something bent between them, two linear layers would be one: (x W) U = x (W U)."""
     return [[math.tanh(value) for value in row] for row in x]
 
 
@@ -70,8 +68,7 @@ def softmax(scores: Vector) -> Vector:
     """Scores to probabilities: p[i] = exp(s[i]) / sum over j of exp(s[j]).
 
     Taking the highest from all scores divides numerator and denominator by the same exp(highest):
-    no p changes, and no exp can overflow.
-    """
+    no p changes, and no exp can overflow."""
     highest = max(scores)
     powers = [math.exp(score - highest) for score in scores]
     total = sum(powers)
@@ -88,8 +85,7 @@ def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix
         slope of ln Z by s[i] = exp(s[i]) / Z = p[i]   slope of s[target] = 1 at i == target
         so ds[i] = p[i] - (1 if i == target else 0),   divided by N for the mean over the rows
 
-    Raises ValueError unless there is one target, within the vocabulary, for each row.
-    """
+    Raises ValueError unless there is one target, within the vocabulary, for each row."""
     if not logits or len(targets) != len(logits):
         raise ValueError(f"{len(logits)} rows of logits need as many targets, not {len(targets)}")
     loss, dlogits = 0.0, []
@@ -118,8 +114,7 @@ def softmax_backward(dp: Vector, p: Vector) -> Vector:
 
     Raising one score raises its own p and lowers all the others: the slope of p[j] by s[i] is
     p[j] ((1 if i == j else 0) - p[i]). Added up over j, a score's slope is its p times how far its
-    own dp lies above the mean dp, weighted by p.
-    """
+    own dp lies above the mean dp, weighted by p."""
     mean = dot(dp, p)
     return [q * (d - mean) for d, q in zip(dp, p)]
 
@@ -145,8 +140,7 @@ def attention(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, At
     Why sqrt(D): a dot product of two vectors of D independent numbers of mean 0 and variance 1 has
     mean 0 and variance D. Divided, its deviation is 1 whatever the width, so softmax does not
     freeze on one key, where its slope would vanish (scaled dot-product attention: Vaswani et al.,
-    2017). D is the width of what is given: in rung 3, that of one head.
-    """
+    2017). D is the width of what is given: in rung 3, that of one head."""
     scale = 1 / math.sqrt(len(queries[0]))
     unseen = len(queries) - 1  # keys that come after the first query's position
     scores, weights = [], []
@@ -168,8 +162,7 @@ def attention_backward(dout: Matrix, cache: AttentionCache) -> tuple[Matrix, Mat
     scores = q k^T / sqrt(D):      dq = dscores k / sqrt(D),    dk = dscores^T q / sqrt(D)
 
     Each row of dscores adds up to 0, so a bias that all keys share has a slope of 0: it moves all
-    scores of a query alike, and softmax does not see that.
-    """
+    scores of a query alike, and softmax does not see that."""
     scale = 1 / math.sqrt(len(cache.queries[0]))
     dweights = matmul_bt(dout, cache.values)  # Q x K
     dvalues = matmul_at(cache.weights, dout)  # K x D
@@ -183,8 +176,7 @@ def add_rows(x: Matrix, y: Matrix) -> Matrix:
 
     Its backward hands the same slope to both. So a slope reaches the bottom of a deep stack
     undiminished along the x of every sum, where a chain of layers alone would multiply it by one
-    factor a layer, and soon to nothing (He et al., 2016).
-    """
+    factor a layer, and soon to nothing (He et al., 2016)."""
     return [list(map(add, *rows)) for rows in zip(x, y)]
 
 
@@ -209,8 +201,7 @@ def layer_norm(x: Matrix, gain: Vector, bias: Vector) -> tuple[Matrix, LayerNorm
     """Each row to mean 0 and variance 1, then a learned gain and bias: N x D -> N x D, cache.
 
     y = (x - mean) / sqrt(variance + epsilon) * gain + bias, so that each layer finds its input at
-    the same scale however deep it stands (Ba, Kiros and Hinton, 2016).
-    """
+    the same scale however deep it stands (Ba, Kiros and Hinton, 2016)."""
     y, cache = [], []
     for row in x:
         mean = sum(row) / len(row)
@@ -234,8 +225,7 @@ def layer_norm_backward(
 
     The first is the direct path. The second is there because x moves the mean that all are measured
     from (slope 1 / D), the third because it moves the deviation that all are divided by (slope
-    n / D).
-    """
+    n / D)."""
     dx = []
     for drow, (unit, inverse) in zip(dy, cache):
         dn = [d * g for d, g in zip(drow, gain)]
@@ -254,8 +244,7 @@ def gelu(x: Matrix) -> Matrix:
     """A smooth switch, near 0 for negative x and near x for positive x: N x F -> N x F.
 
     0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), number by number (Hendrycks and Gimpel, 2016,
-    in the tanh form that GPT-2 uses).
-    """
+    in the tanh form that GPT-2 uses)."""
     return [
         [0.5 * v * (1 + math.tanh(GELU_SCALE * v * (1 + GELU_CUBIC * v * v))) for v in row]
         for row in x
@@ -294,8 +283,7 @@ def multi_head_attention(
 
     The columns of `qkv` are the queries, then the keys, then the values. Each is cut into H heads
     of D / H columns that attend on their own, so that one position can look at several others
-    for different reasons (Vaswani et al., 2017); their outputs stand side by side again.
-    """
+    for different reasons (Vaswani et al., 2017); their outputs stand side by side again."""
     out: Matrix = []
     caches = []
     for rows in split_rows(qkv, lengths):  # T x 3D

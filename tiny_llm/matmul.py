@@ -10,7 +10,7 @@ Whoever has a faster one plugs it in with `multiply_with`, and no model knows wh
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 Vector = list[float]
 Matrix = list[Vector]
@@ -36,7 +36,7 @@ class PlainLoops:
         return [[self.dot(row, other) for other in b] for row in a]
 
 
-_way: "Way" = PlainLoops()  # the one that is used now
+_way = PlainLoops()  # the one that is used now
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -70,23 +70,14 @@ def matmul_at(a: Rows, b: Rows) -> Matrix:
 # ---------------------------------------------------------------- where a faster way is plugged in
 
 
-class Way(Protocol):
-    """A way to multiply: what PlainLoops can do."""
-
-    def dot(self, a: Sequence[float], b: Sequence[float]) -> float: ...
-    def transpose(self, a: Rows) -> Any: ...
-    def matmul(self, a: Rows, b: Rows) -> Matrix: ...
-    def matmul_bt(self, a: Rows, b: Rows) -> Matrix: ...
-
-
-def plug_in(way: Way) -> None:
+def plug_in(way: PlainLoops) -> None:
     """From now on, multiply in this way."""
     global _way
     _way = way
 
 
 @contextmanager
-def multiply_with(way: Way) -> Iterator[None]:
+def multiply_with(way: PlainLoops) -> Iterator[None]:
     """Within it, every product goes this way."""
     before = _way
     plug_in(way)

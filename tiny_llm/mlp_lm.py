@@ -47,8 +47,7 @@ class MLPLanguageModel(LanguageModel):
     @staticmethod
     def layout(config: MLPConfig) -> dict[str, Start]:
         """Embeddings of variance 1, weights that keep it, and an output layer so small that the
-        logits begin near 0: then every token gets about 1 / V, and the first loss is near ln V.
-        """
+        logits begin near 0: every token gets about 1 / V, and the first loss is near ln V."""
         v, e, u = config.vocab_size, config.d_embedding, config.d_hidden
         width = config.context_length * e
         return {
@@ -85,10 +84,8 @@ class MLPLanguageModel(LanguageModel):
 
 
 def side_by_side(contexts: Contexts, table: Matrix, slots: int) -> Matrix:
-    """The embeddings of each context in one row: B contexts, V x E -> B x C E.
-
-    A short context fills the last of the C slots; those before it are 0.
-    """
+    """The embeddings of each context in one row: B contexts, V x E -> B x C E. A short context
+    fills the last of the C slots; those before it are 0."""
     inputs = []
     for context in contexts:
         row = [0.0] * ((slots - len(context)) * len(table[0]))

@@ -28,10 +28,8 @@ class Start(NamedTuple):
 
 def draw(layout: dict[str, Start], seed: int) -> Parameters:
     """The first numbers of every parameter. Biases and gains, which are vectors, may begin equal.
-
     Matrices need chance: two units with the same weights would get the same slopes and stay copies
-    of each other for ever.
-    """
+    of each other for ever."""
     rng = random.Random(seed)
     parameters: Parameters = {}
     for name, ((rows, *columns), std, mean) in layout.items():
@@ -65,9 +63,7 @@ class LanguageModel:
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, Any]:
         """B lists of token ids -> (a row of V logits for each prediction, all `backward` needs).
-
-        Keeps nothing on the model. Raises ValueError for a context that it cannot read.
-        """
+        Keeps nothing on the model. Raises ValueError for a context that it cannot read."""
         raise NotImplementedError
 
     def backward(self, dlogits: Matrix, cache: Any) -> Parameters:

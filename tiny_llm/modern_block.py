@@ -91,11 +91,9 @@ class ModernLanguageModel(LayeredModel):
     @staticmethod
     def layout(config: ModernConfig) -> dict[str, Start]:
         """GPT-2's beginnings: the two layers that write to the residual path begin smaller the more
-        blocks there are, so that their sum does not grow.
-
-        The first loss lies a little above ln V: a tied table cannot begin as small as rung 1's
-        output layer, so the first logits differ by chance, and that is worse than even guesses.
-        """
+        blocks there are, so that their sum does not grow. The first loss lies a little above ln V:
+        a tied table cannot begin as small as rung 1's output layer, so the first logits differ by
+        chance, and that is worse than even guesses."""
         v, d, f = config.vocab_size, config.d_model, 4 * config.d_model
         # GPT-2 has 0.02 at d_model 768. A narrow model needs larger numbers for the same effect.
         std = 0.5 / sqrt(d)
@@ -118,11 +116,9 @@ class ModernLanguageModel(LayeredModel):
 
     @property
     def lm_head(self) -> Matrix:
-        """The table that scores every token of the vocabulary: V x D.
-
-        Tied, it is the table that reads tokens: what is alike to read is alike to write, every
-        slope teaches both ends, and GPT-2 saves 39 of its 163 million weights.
-        """
+        """The table that scores every token of the vocabulary: V x D. Tied, it is the table that
+        reads tokens: what is alike to read is alike to write, every slope teaches both ends, and
+        GPT-2 saves 39 of its 163 million weights."""
         name = "wte.weight" if self.config.tie_embeddings else "lm_head.weight"
         table: Matrix = self.parameters[name]
         return table
@@ -174,11 +170,9 @@ class ModernLanguageModel(LayeredModel):
         return BlockCache(x, ln_1, normed_1, heads, mixed, ln_2, normed_2, wide, active, out)
 
     def block_backward(self, name: str, dout: Matrix, cache: BlockCache, g: Parameters) -> Matrix:
-        """N x D -> dx, N x D; the block's own gradients go into g.
-
-        At each residual connection the slope goes two ways, straight back and through the layers,
-        and where the two meet again they add up.
-        """
+        """N x D -> dx, N x D; the block's own gradients go into g. At each residual connection the
+        slope goes two ways, straight back and through the layers, and where the two meet again they
+        add up."""
         dactive = self.linear_backward(name + "mlp.c_proj", dout, cache.active, g)  # N x F
         dwide = layers.gelu_backward(dactive, cache.wide)
         dnormed_2 = self.linear_backward(name + "mlp.c_fc", dwide, cache.normed_2, g)  # N x D

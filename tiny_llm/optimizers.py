@@ -105,12 +105,10 @@ def global_norm(gradients: Parameters) -> float:
 
 
 def clip_by_global_norm(gradients: Parameters, norm: float, limit: float) -> None:
-    """Shorten gradients of this global norm to the limit, in place, if they are longer.
-
-    One odd batch cannot undo the work of many then. All shrink by the same factor, so the direction
-    stays (Pascanu, Mikolov and Bengio, 2013). The 1e-6 is PyTorch's; it keeps the result a hair
-    below the limit.
-    """
+    """Shorten gradients of this global norm to the limit, in place, if they are longer. One odd
+    batch cannot undo the work of many then. All shrink by the same factor, so the direction stays
+    (Pascanu, Mikolov and Bengio, 2013). The 1e-6 is PyTorch's; it keeps the result a hair below the
+    limit."""
     factor = limit / (norm + 1e-6)
     if factor < 1:
         for tensor in gradients.values():
@@ -121,12 +119,10 @@ def clip_by_global_norm(gradients: Parameters, norm: float, limit: float) -> Non
 def cosine_schedule(
     step: int, steps: int, peak: float, warmup_steps: int = 0, floor: float = 0.1
 ) -> float:
-    """The learning rate of step number `step` (from 0) of a run of `steps`.
-
-    It rises in a straight line to `peak` over the first `warmup_steps`, while the slopes of a
-    random model still mean little, and then falls along half a cosine to `floor` times `peak`, so
-    that the last steps settle instead of jumping about (Loshchilov and Hutter, 2017).
-    """
+    """The learning rate of step number `step` (from 0) of a run of `steps`. It rises in a straight
+    line to `peak` over the first `warmup_steps`, while the slopes of a random model still mean
+    little, and then falls along half a cosine to `floor` times `peak`, so that the last steps
+    settle instead of jumping about (Loshchilov and Hutter, 2017)."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)

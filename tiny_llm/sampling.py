@@ -20,13 +20,10 @@ from tiny_llm.model import LanguageModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from the model's probabilities.
-
-    temperature divides the logits: below 1 the likely tokens become likelier, at 0 the likeliest
-    takes all (greedy). top_k keeps the k likeliest tokens (0: all of them; Fan et al., 2018), then
-    top_p the fewest of these that together have at least probability p (1: all; Holtzman et al.,
-    2020). Raises ValueError for what makes no sense.
-    """
+    """How to draw from the model's probabilities. temperature divides the logits: below 1 the
+    likely tokens become likelier, at 0 the likeliest takes all (greedy). top_k keeps the k
+    likeliest tokens (0: all; Fan et al., 2018), then top_p the fewest of these that together have
+    at least probability p (1: all; Holtzman et al., 2020). Raises ValueError for nonsense."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -59,18 +56,10 @@ class Sampling:
         return rng.choices(range(len(logits)), weights=self.probabilities(logits))[0]
 
 
-def next_logits(model: LanguageModel, window: list[int]) -> Vector:
-    """The logits of the token that follows these, 1 to context_length of them: V."""
-    logits, _ = model.forward([window])
-    return logits[-1]
-
-
 def slide(window: list[int], token: int, model: LanguageModel) -> list[int]:
-    """The context after `token`: the longest that the model may see, without its oldest tokens.
-
-    A full window of rungs 1 and 2 slides by one. Rung 3 goes on from the last half of its window:
-    its positions are learned from the left, so sliding would move every token to another position.
-    """
+    """The context after `token`: the longest that the model may see, without its oldest tokens. A
+    full window of rungs 1 and 2 slides by one. Rung 3 goes on from the last half of its window: its
+    positions are learned from the left, so sliding would move every token to another position."""
     length = model.config.context_length
     if len(window) < length:
         return [*window, token]
@@ -86,16 +75,14 @@ def generate(
     sampling: Sampling = Sampling(),
     read: Optional[Callable[[list[int]], Vector]] = None,
 ) -> Iterator[int]:
-    """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn.
-
-    The model sees the end of a long prompt. `read` may give the logits that follow a window, in
-    place of `next_logits`. Raises ValueError for an empty prompt.
-    """
+    """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn. The
+    model sees the end of a long prompt. `read` may give the logits that follow a window, in place
+    of the forward. Raises ValueError for an empty prompt."""
     if not prompt:
         raise ValueError("the prompt is empty; give at least one token to continue")
     window = prompt[-model.config.context_length :]
     for _ in range(max_new_tokens):
-        logits = read(window) if read else next_logits(model, window)
+        logits = read(window) if read else model.forward([window])[0][-1]
         token = sampling.draw(logits, rng)
         yield token
         window = slide(window, token, model)

@@ -13,11 +13,8 @@ from typing import Any
 
 
 class CharTokenizer:
-    """One token for each different character.
-
-    stoi: dict, character -> id. itos: list, id -> character.
-    Raises ValueError for an empty alphabet or a character that stands in it twice.
-    """
+    """One token for each different character. stoi: dict, character -> id. itos: list, id ->
+    character. Raises ValueError for an empty alphabet or a character that stands in it twice."""
 
     kind, unit = "char", "character"
 

@@ -15,6 +15,8 @@ from tiny_llm.layers import cross_entropy
 from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer, clip_by_global_norm, global_norm
 
+Gradients = Callable[[int], tuple[float, Parameters]]  # step, from 0 -> loss, gradients
+
 
 class Update(NamedTuple):
     """What one training step did."""
@@ -38,9 +40,6 @@ def loss_and_gradients(
     return loss, model.backward(dlogits, cache)
 
 
-Gradients = Callable[[int], tuple[float, Parameters]]  # step, from 0 -> loss, gradients
-
-
 def on_batches(model: LanguageModel, batches: Batches) -> Gradients:
     """The plainest way to gradients: step i learns from batch i."""
     return lambda step: loss_and_gradients(model, *batches.batch(step))
@@ -56,10 +55,8 @@ def train(
     grad_clip: float = 0.0,
 ) -> Iterator[Update]:
     """Train in place from step `start` to `steps`, yielding each Update once it is done.
-
     learning_rate: the schedule, step -> rate. grad_clip: the longest gradient allowed; 0: any.
-    Raises Diverged when a loss or a gradient is not finite; the update before it did the harm.
-    """
+    Raises Diverged when a loss or a gradient is not finite; the update before it did the harm."""
     for step in range(start, steps):
         loss, gradients = gradients_at(step)
         norm = global_norm(gradients)

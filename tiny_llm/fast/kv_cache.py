@@ -104,7 +104,7 @@ def read_on(
 class Reader:
     """The logits that follow a window, from one row where the window only grew: B texts at once.
 
-    Takes the place of `next_logits` in chapter 9. Models that do not predict after every token
+    Takes the place of the forward in chapter 9. Models that do not predict after every token
     (rungs 1 and 2) have nothing to remember, and read their whole window.
     """
 

@@ -227,7 +227,7 @@ def fastest(n: int, k: int, m: int) -> str:
     return "unrolled" if k * min(n, m) <= 32 else "distances"
 
 
-class Chosen:
+class Chosen(PlainLoops):
     """A way to multiply by its name: one of WAYS, `float64` for the fastest exact one, or `auto`.
 
     Raises ValueError for another name.
