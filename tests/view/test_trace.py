@@ -34,7 +34,8 @@ from tiny_llm import (
     layers,
 )
 from tiny_llm.cli import main
-from tiny_llm.layers import add_rows, embedding, linear, softmax, tanh
+from tiny_llm.fast.tensors import scaled
+from tiny_llm.layers import AttentionCache, add_rows, embedding, linear, softmax, tanh
 from tiny_llm.model import LanguageModel, Start
 from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.run.begin import schedule_of
@@ -361,6 +362,21 @@ def test_heads_name_the_functions_that_made_them(model, monkeypatch):
     assert "softmax" not in part_of(text_of(trace_forward(model, TOKENIZER, PROMPT)), 3)
 
 
+def test_a_head_that_another_function_made_names_that_one(monkeypatch):
+    def uniform(queries, keys, values):
+        """The mean of all values."""
+        weights = [[1 / len(keys)] * len(keys) for _ in queries]
+        mean = [sum(column) / len(keys) for column in zip(*values)]
+        return [mean for _ in queries], AttentionCache(queries, keys, values, weights, weights)
+
+    uniform.__module__ = layers.__name__
+    monkeypatch.setattr(layers, "attention", uniform)
+    told = trace_forward(AttentionLanguageModel(AttentionConfig(5, 8, 4)), TOKENIZER, PROMPT)
+    (head,) = (stage for stage in told.stages if stage.is_attention)
+    (place,) = head.places
+    assert place.function.endswith("uniform")
+
+
 class Twice(SGD):
     """Another optimizer than the one whose formula is told."""
 
@@ -370,14 +386,10 @@ class Twice(SGD):
 
 
 class OtherAverages(AdamW):
-    """The same step, but averages that are kept in another way."""
+    """Averages of other slopes; what it makes of them is the formula that is told."""
 
     def update(self, parameters, gradients):
-        super().update(parameters, gradients)
-        for tensor in self.state.values():
-            for row in tensor:
-                if isinstance(row, list):
-                    row[:] = [1.5 * value for value in row]
+        super().update(parameters, {name: scaled(g, 1.5) for name, g in gradients.items()})
 
 
 @pytest.mark.parametrize("optimizer", [Twice(0.1), OtherAverages(0.01)], ids=["w", "averages"])
