@@ -389,7 +389,7 @@ class OtherAverages(AdamW):
     """Averages of other slopes; what it makes of them is the formula that is told."""
 
     def update(self, parameters, gradients):
-        super().update(parameters, {name: scaled(g, 1.5) for name, g in gradients.items()})
+        super().update(parameters, scaled(gradients, 1.5))
 
 
 @pytest.mark.parametrize("optimizer", [Twice(0.1), OtherAverages(0.01)], ids=["w", "averages"])
