@@ -111,16 +111,22 @@ def resume(
         raise UsageError(
             f"a run of {run.options.steps} steps can be made longer, not {steps} steps long"
         )
-    workers = given.get("workers") or min(run.options.workers, max(cores(), MOST_IDLE))
+    workers = _workers(run, given.get("workers"), say)
+    patience = given.get("patience", run.options.patience)
+    run.options = dataclasses.replace(run.options, steps=steps, patience=patience, workers=workers)
+    return run, material
+
+
+def _workers(run: Run, given: Optional[int], say: Say) -> int:
+    """How many processes a resumed run has: the given number, or its own if they fit here."""
+    workers = given or min(run.options.workers, max(cores(), MOST_IDLE))
     if workers != run.options.workers:
         say(
             "workers:",
             f"{workers} instead of {run.options.workers}: the last bits of what follows will not "
             f"be those of a run without this change",
         )
-    patience = given.get("patience", run.options.patience)
-    run.options = dataclasses.replace(run.options, steps=steps, patience=patience, workers=workers)
-    return run, material
+    return workers
 
 
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
