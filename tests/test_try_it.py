@@ -15,10 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PATCHES = ROOT / "tests" / "patches"
-CHANGES = {  # patch -> (rung, what is there now, what is not any more)
-    "relu": ("mlp", "relu", "tanh"),
-    "distance_bias": ("attention", "distance.bias", None),
-    "rms_norm": ("modern", "rms_norm", "layer_norm"),
+CHANGES = {  # patch -> (rung, what the display of its network has, what no display has any more)
+    "relu": ("mlp", r"\d relu \S+ hidden = layers\.relu\(", r"\btanh\b|squash"),
+    "distance_bias": ("attention", r'k, v, w\["distance\.bias"\]\)', r"\[query\], k, v\)"),
+    "rms_norm": ("modern", r"\d rms_norm\b", r"layer_norm\b(?!\()|mean 0 and variance"),
 }
 
 
@@ -87,9 +87,21 @@ def test_the_displays_follow_the_change(changed):
     tiny_lm(folder, "train", *small)
     traces.append(tiny_lm(folder, "trace", "-c", "m"))
     for told in traces:
-        assert re.search(rf"\b{re.escape(there)}\b", told)
         network = told.partition("3. through")[2].partition("4. logits")[0]
-        assert gone is None or not re.search(rf"layers\.py:\d+ {gone}\b", network)
+        assert re.search(there, " ".join(network.split()))
+        assert not re.search(gone, told)
+    tiny_lm(folder, "report", "-c", "m", "-o", "m.html", "--max-new-tokens", "3")
+    page = (folder / "m.html").read_text("utf-8")
+    assert not re.search(gone, page)
+    shown = {"relu": "linear, relu", "distance_bias": "attention for mixture"}
+    assert shown.get(name, "rms_norm for normed_1") in page
+
+
+@pytest.mark.parametrize("rung", ["mlp", "attention", "modern"])
+def test_without_a_change_they_say_what_goes(rung):
+    told = tiny_lm(ROOT, "trace", "--model", rung)
+    there, gone = next(words for (other, *words) in CHANGES.values() if other == rung)
+    assert re.search(gone, told) and not re.search(there, " ".join(told.split()))
 
 
 def test_a_wrong_change_is_noticed(tmp_path):

@@ -15,6 +15,8 @@ from tiny_llm import (
     AttentionConfig,
     AttentionLanguageModel,
     CharTokenizer,
+    MLPConfig,
+    MLPLanguageModel,
     ModernConfig,
     ModernLanguageModel,
     evaluate,
@@ -239,8 +241,8 @@ def test_rung_1_says_why_it_has_none(folder):
 
 
 def test_the_parts_hold_all_parameters_once(build):
-    parameters = build().parameters
-    parts = parameter_parts(parameters)
+    model = build()
+    parameters, parts = model.parameters, parameter_parts(model)
     flat = sum(
         len(row) for t in parameters.values() for row in (t if isinstance(t[0], list) else [t])
     )
@@ -249,14 +251,39 @@ def test_the_parts_hold_all_parameters_once(build):
     assert len({part.name for part in parts}) == len(parts)
 
 
+def test_a_part_says_who_got_it_and_for_what(build_rung):
+    parts = {part.name: part.purpose for part in parameter_parts(build_rung())}
+    expected = {
+        "hidden": "linear for sums",
+        "query": "linear for queries",
+        "wte": "embedding for token_rows, matmul_bt for logits",  # one table, used at both ends
+        "h.0.ln_1": "layer_norm for normed_1",
+    }
+    shared = expected.keys() & parts.keys()
+    assert shared and all(parts[name] == expected[name] for name in shared)
+
+
+def test_the_map_is_of_the_table_that_was_looked_up():
+    class Reversed(MLPLanguageModel):
+        """Its first parameter with a row for each token is no table of vectors."""
+
+        @staticmethod
+        def layout(config):
+            return dict(reversed(MLPLanguageModel.layout(config).items()))
+
+    model = Reversed(MLPConfig(5, 4, 3, 5))  # hidden x tokens is 5 x 5
+    assert next(iter(model.parameters)) != "embedding.weight"
+    assert embedding_map(model, LETTERS).name == "embedding.weight"
+
+
 def test_the_blocks_are_added_up():
     model = ModernLanguageModel(ModernConfig(5, 4, 4, n_heads=2, n_layers=3))
-    parts = {part.name: part for part in parameter_parts(model.parameters)}
+    parts = {part.name: part for part in parameter_parts(model)}
     assert parts["h.*.mlp.c_fc"].numbers == 3 * (4 * 16 + 16)
     assert parts["h.*.mlp.c_fc"].shapes == [(4, 16), (16,)]
     assert parts["h.*.mlp.c_fc"].times == 3
     one = ModernLanguageModel(ModernConfig(5, 4, 4, n_heads=2))
-    assert "h.0.mlp.c_fc" in {part.name for part in parameter_parts(one.parameters)}
+    assert "h.0.mlp.c_fc" in {part.name for part in parameter_parts(one)}
 
 
 def test_the_map_is_the_projection_of_the_embedding_table(build_rung):
@@ -472,9 +499,11 @@ def test_the_facts_are_those_of_the_run(folder):
     page = report(path, "--data", "text.txt")
     terms = [e["text"] for e in page.all("dt")]
     values = dict(zip(terms, (e["text"] for e in page.all("dd"))))
-    count = sum(part.numbers for part in parameter_parts(run.model.parameters))
+    count = sum(part.numbers for part in parameter_parts(run.model))
     assert values["numbers learned"] == f"{count:,}"
-    assert values["model"].startswith("modern, ModernLanguageModel. GPT-2: embeddings, n_layers")
+    assert values["model"] == "modern, ModernLanguageModel"
+    made_of = "embedding, add_rows, layer_norm, linear, multi_head_attention, gelu, matmul_bt"
+    assert values["made of"] == made_of  # what ran, each once
     assert values["steps"] == "6 of 6, each of 4 contexts"
     assert "adamw, learning rate 0.02, cosine down to 0.002, 3 steps" in values["optimizer"]
     assert "clipped at 0.5" in values["optimizer"]

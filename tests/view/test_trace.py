@@ -34,7 +34,8 @@ from tiny_llm import (
     layers,
 )
 from tiny_llm.cli import main
-from tiny_llm.layers import add_rows, embedding, linear, softmax, tanh
+from tiny_llm.fast.tensors import scaled
+from tiny_llm.layers import AttentionCache, add_rows, embedding, linear, softmax, tanh
 from tiny_llm.model import LanguageModel, Start
 from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.run.begin import schedule_of
@@ -44,7 +45,7 @@ from tiny_llm.view.rows import ASCII_HEIGHTS, NEGATIVE, POSITIVE, in_columns, st
 from tiny_llm.view.terminal import HEIGHTS, Style, display_width, plain
 from tiny_llm.view.trace.record import recorded
 from tiny_llm.view.trace.stages import in_words, place_of, stages
-from tiny_llm.view.trace.step import as_json, trace
+from tiny_llm.view.trace.step import as_json, trace, trace_forward
 from tiny_llm.view.trace.text import as_lines
 
 ROOT = Path(__file__).parents[2]
@@ -123,9 +124,9 @@ def test_tokens_vectors_and_prediction_are_the_models(build):
     assert [token.id for token in told.tokens.targets] == targets
     assert "".join(token.text for token in told.tokens.seen) == TOKENIZER.decode(context)
     assert told.tokens.given == len(PROMPT)
-    for row in filter(None, (told.vectors.token, told.vectors.position)):
+    for row in told.vectors.rows:
         assert row.values == before.parameters[row.table][row.index]
-    assert told.vectors.token.index == context[-1]
+    assert told.vectors.rows[0].index == context[-1]
     logits, _ = before.forward([context])
     probabilities = softmax(logits[-1])
     assert [g.probability for g in told.prediction.guesses] == sorted(probabilities, reverse=True)
@@ -189,8 +190,8 @@ def test_the_followed_weight_has_the_slope_that_is_measured(build):
     assert slope.agree
     assert slope.difference == abs(slope.analytic - slope.numerical) <= slope.allowed
     assert slope.numerical == (slope.above - slope.below) / (2 * slope.step)
-    assert told.vectors.token.values[weight.column] == weight.value
-    assert (weight.name, weight.row) == (told.vectors.token.table, told.vectors.token.index)
+    assert told.vectors.rows[0].values[weight.column] == weight.value
+    assert (weight.name, weight.row) == (told.vectors.rows[0].table, told.vectors.rows[0].index)
 
 
 def test_a_wrong_backward_is_told(build_rung):
@@ -269,12 +270,157 @@ def test_a_rung_of_the_readers_own_is_told_by_its_own_names():
     assert "logits = layers.tanh(looked_up)" in text_of(told)
 
 
+def doubled(x):
+    """Each number twice: N x D -> N x D."""
+    return [[2 * value for value in row] for row in x]
+
+
+class WithParts(OfTheReader):
+    """Two tables whose rows are not added, by name; layers with numbers; a layer of its own."""
+
+    @staticmethod
+    def layout(config):
+        v = config.vocab_size
+        tables = {"table.weight": Start((v, v), 1.0), "other.weight": Start((4, v), 1.0)}
+        return {**tables, "h.0.weight": Start((v, v), 1.0), "h.1.weight": Start((v, v), 1.0)}
+
+    def rows(self, last):
+        return layers.embedding(table=self.parameters["table.weight"], ids=last)
+
+    def forward(self, contexts):
+        last = [context[-1] for context in contexts]
+        rows = self.rows(last)
+        for _ in range(2):
+            place = layers.embedding([0], self.parameters["other.weight"])
+        x = [[a - b for a, b in zip(*pair)] for pair in zip(rows, place * len(rows))]
+        twice = doubled(x)
+        first = layers.linear(twice, self.parameters["h.0.weight"], [0.0] * 5)
+        second = layers.linear(first, self.parameters["h.1.weight"], [0.0] * 5)
+        return layers.tanh(second), None
+
+
+def test_a_rung_of_the_readers_own_may_be_of_another_kind():
+    told = trace_forward(WithParts(MLPConfig(5, 4)), TOKENIZER, PROMPT)
+    assert [(row.reader, row.table, row.index) for row in told.vectors.rows] == [
+        ("token", "table.weight", 2),
+        ("place", "other.weight", 0),
+        ("place", "other.weight", 0),
+    ]
+    assert told.vectors.total is None  # they are not added up, so no sum is told
+    looked_up, twice, end = told.stages[0], told.stages[3], told.stages[-1]
+    assert (twice.name, twice.what) == ("twice", "Each number twice")
+    assert twice.places[0].function == "doubled"
+    parts = [stage.part for stage in told.stages[3:]]
+    assert parts == ["", "layer 1 of 2", "layer 2 of 2", "layer 2 of 2"]
+    assert end.code == "return layers.tanh(second), None"  # the rung's, not who called the rung
+    assert looked_up.name == "rows"
+    text = text_of(told)
+    assert "sum" not in part_of(text, 2) and "slot" not in part_of(text, 2)
+    assert "place is row 0 of other.weight (4 x 5)" in text
+
+
+class WithoutTables(OfTheReader):
+    """Takes rows without layers.embedding."""
+
+    def forward(self, contexts):
+        last = [context[-1] for context in contexts]
+        logits = layers.tanh([list(self.parameters["table.weight"][token]) for token in last])
+        return logits, (last, logits)
+
+
+def test_without_a_lookup_another_weight_is_followed():
+    told = trace(WithoutTables(MLPConfig(5, 4)), TOKENIZER, SGD(0.1), PROMPT)
+    assert told.vectors.rows == []
+    assert told.backward.followed.name == "table.weight"
+    assert told.backward.followed.row == 1  # the only row that has slopes: the last token, b
+    assert told.backward.slope.agree and told.backward.slope.analytic
+    assert "looked up no row" in text_of(told)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        AttentionLanguageModel(AttentionConfig(5, 8, 4)),
+        ModernLanguageModel(ModernConfig(5, 8, 4, 2, 1)),
+    ],
+    ids=["attention", "modern"],
+)
+def test_heads_name_the_functions_that_made_them(model, monkeypatch):
+    def functions():
+        stages = trace_forward(model, TOKENIZER, PROMPT).stages
+        return {tuple(p.function for p in stage.places) for stage in stages if stage.is_attention}
+
+    assert functions() == {("attention", "softmax")}
+
+    def shares(scores):
+        """Scores without exp."""
+        return [1 / len(scores)] * len(scores)
+
+    shares.__module__, shares.__qualname__ = layers.__name__, "shares"
+    monkeypatch.setattr(layers, "softmax", shares)
+    assert functions() == {("attention", "shares")}
+    assert "softmax" not in part_of(text_of(trace_forward(model, TOKENIZER, PROMPT)), 3)
+
+
+def test_a_head_that_another_function_made_names_that_one(monkeypatch):
+    def uniform(queries, keys, values):
+        """The mean of all values."""
+        weights = [[1 / len(keys)] * len(keys) for _ in queries]
+        mean = [sum(column) / len(keys) for column in zip(*values)]
+        return [mean for _ in queries], AttentionCache(queries, keys, values, weights, weights)
+
+    uniform.__module__ = layers.__name__
+    monkeypatch.setattr(layers, "attention", uniform)
+    told = trace_forward(AttentionLanguageModel(AttentionConfig(5, 8, 4)), TOKENIZER, PROMPT)
+    (head,) = (stage for stage in told.stages if stage.is_attention)
+    (place,) = head.places
+    assert place.function.endswith("uniform")
+
+
+class Twice(SGD):
+    """Another optimizer than the one whose formula is told."""
+
+    def update(self, parameters, gradients):
+        super().update(parameters, gradients)
+        super().update(parameters, gradients)
+
+
+class OtherAverages(AdamW):
+    """Averages of other slopes; what it makes of them is the formula that is told."""
+
+    def update(self, parameters, gradients):
+        super().update(parameters, scaled(gradients, 1.5))
+
+
+@pytest.mark.parametrize("optimizer", [Twice(0.1), OtherAverages(0.01)], ids=["w", "averages"])
+def test_an_optimizer_that_computes_something_else_is_told(optimizer):
+    model = MLPLanguageModel(MLPConfig(5, 4, 3, 4))
+    told = trace(model, TOKENIZER, optimizer, PROMPT)
+    assert not told.update.agrees
+    text = " ".join(part_of(text_of(told), 7).split())
+    assert f"something else than this: it wrote {told_weight(model, told):.6g}" in text
+    assert "another order" not in text and "exactly" not in text
+
+
+def test_another_loss_is_told(monkeypatch):
+    def halved(logits, targets):
+        loss, dlogits = cross_entropy(logits, targets)
+        return loss / 2, [[slope / 2 for slope in row] for row in dlogits]
+
+    model = MLPLanguageModel(MLPConfig(5, 4, 3, 4))
+    assert "another one" not in text_of(trace(model, TOKENIZER, SGD(0.1), PROMPT))
+    monkeypatch.setattr("tiny_llm.view.trace.step.cross_entropy", halved)
+    told = trace(model, TOKENIZER, SGD(0.1), PROMPT)
+    assert f"another one here: {told.loss.each[-1]:.6g}." in text_of(told)
+
+
 def test_nothing_is_replaced_any_more_once_a_forward_was_noted(build_rung):
-    before = dict(vars(layers))
+    before = dict(vars(layers)), layers.multi_head_attention.__defaults__
     model = build_rung()
     with pytest.raises(ValueError), recorded(model):
+        assert vars(layers) != before[0]
         model.forward([[]])
-    assert dict(vars(layers)) == before
+    assert (dict(vars(layers)), layers.multi_head_attention.__defaults__) == before
 
 
 def test_a_layer_that_is_another_has_another_name(monkeypatch):
@@ -533,8 +679,7 @@ def test_every_printed_number_is_the_datas(build):
         assert_printed(low, numbers.lowest)
         assert_printed(high, numbers.highest)
     rows = re.findall(r"\[(.*)\]$", part_of(text, 2), re.MULTILINE)
-    vectors = [told.vectors.token, told.vectors.position]
-    values = [row.values for row in vectors if row] + [told.vectors.total or []]
+    values = [row.values for row in told.vectors.rows] + [told.vectors.total or []]
     for shown, row in zip(rows, values):
         for number, value in zip(shown.split(), row):
             assert_printed(number, value)
@@ -704,7 +849,7 @@ def test_flags_change_the_step(folder, capsys):
     assert told["update"]["learning_rate"] == 0.25
     assert told["config"]["d_hidden"] == 7
     assert told["vectors"] != json_of(capsys, "--seed", "2")["vectors"]
-    assert told["vectors"]["token"] == json_of(capsys, "--seed", "1")["vectors"]["token"]
+    assert told["vectors"]["rows"] == json_of(capsys, "--seed", "1")["vectors"]["rows"]
 
 
 def train(*flags):
@@ -804,11 +949,27 @@ def test_piped_there_is_no_colour_and_ascii_suffices(folder):
     assert b"\x1b[1m" in command("trace", "--color", "always").stdout
 
 
-def test_the_forward_alone(folder, capsys):
-    assert main(["trace", "--model", "modern", "--forward-only", "-p", "models"]) == 0
+@pytest.mark.parametrize("model", RUNGS)
+def test_the_forward_alone(folder, capsys, model):
+    assert main(["trace", "--model", model, "--forward-only", "-p", "models"]) == 0
     out = capsys.readouterr().out
-    assert "4. logits -> probabilities" in out and "5." not in re.findall(r"^\d\.", out, re.M)
-    assert "backward" not in out
+    assert re.findall(r"^(\d)\. ", out, re.MULTILINE) == list("1234")
+    assert not any(word in out for word in ("backward", "target", "right", "guessed", "followed"))
+
+
+def test_the_forward_alone_needs_nothing_to_predict(folder, capsys):
+    told = json_of(capsys, "--forward-only", "-p", "e")
+    assert [token["text"] for token in told["tokens"]["seen"]] == ["e"]  # the last one, too
+    assert (told["tokens"]["targets"], told["prediction"]["right"]) == ([], None)
+    assert told["loss"] is told["backward"] is told["update"] is told["again"] is None
+    train("--model", "modern", "--context-length", "5")
+    capsys.readouterr()
+    told = json_of(capsys, "--forward-only", "-c", "runs/modern.safetensors", "-p", "language")
+    assert "".join(token["text"] for token in told["tokens"]["seen"]) == "guage"
+    assert told["steps_before"] == 3
+    model = load_run(Path("runs/modern.safetensors")).model
+    logits, _ = model.forward([[token["id"] for token in told["tokens"]["seen"]]])
+    assert told["prediction"]["guesses"][0]["logit"] == max(logits[-1])
 
 
 def test_all_heads_key_by_key(folder, capsys):

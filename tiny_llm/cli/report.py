@@ -33,6 +33,7 @@ from tiny_llm.view.report.facts import (
     Measured,
     curves_of,
     embedding_map,
+    functions_of,
     parameter_parts,
     read_passage,
     write_samples,
@@ -133,7 +134,7 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
         embeddings=embedding_map(
             model, tokenizer, Counter(material.train.ids) if material else None
         ),
-        parts=parameter_parts(model.parameters),
+        parts=parameter_parts(model),
     )
 
 
@@ -245,11 +246,11 @@ def _facts(
     vocab_size = config.pop("vocab_size")
     kinds = {"char": "one token for each character", "bpe": "byte-pair encoding, pieces of words"}
     kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
-    what_it_is = (type(current.model).__doc__ or "").partition("\n")[0].replace("`", "")
     missing = "not known without the text (--data FILE)"
     best = current.best
     return [
-        ("model", f"{current.rung}, {type(current.model).__name__}. {what_it_is}"),
+        ("model", f"{current.rung}, {type(current.model).__name__}"),
+        ("made of", ", ".join(functions_of(current.model))),
         ("sizes", ", ".join(f"{name} {value}" for name, value in config.items())),
         ("numbers learned", f"{count_parameters(current):,}"),
         ("tokens", f"{kind}; {vocab_size:,} different"),

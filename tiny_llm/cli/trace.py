@@ -20,7 +20,7 @@ from tiny_llm.run.texts import choose_prompt
 from tiny_llm.sampling import Sampling, generate
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.terminal import style_for
-from tiny_llm.view.trace.step import as_json, trace
+from tiny_llm.view.trace.step import as_json, trace, trace_forward
 from tiny_llm.view.trace.text import as_lines
 
 
@@ -69,17 +69,21 @@ class _Start(NamedTuple):
     optimizer: Any
     prompt: str
     grad_clip: float
+    steps: int
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the trace."""
     start = _saved(args) if args.checkpoint else _new(args)
-    told = trace(*start)
+    if args.forward_only:
+        told = trace_forward(start.model, start.tokenizer, start.prompt, start.steps)
+    else:
+        told = trace(*start[:-1])
     if args.json:
         print(as_json(told))
         return 0
     style = style_for(sys.stdout, args.color)
-    for line in as_lines(told, style, args.forward_only, args.show_attention):
+    for line in as_lines(told, style, args.show_attention):
         print(line)
     return 0
 
@@ -97,7 +101,7 @@ def _new(args: argparse.Namespace) -> _Start:
     given = {"optimizer": args.optimizer, "learning_rate": args.learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
     optimizer = build_optimizer(Options(**{**rung.options, **given}))
-    return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer, prompt, 0.0)
+    return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer, prompt, 0.0, 0)
 
 
 def _saved(args: argparse.Namespace) -> _Start:
@@ -106,7 +110,7 @@ def _saved(args: argparse.Namespace) -> _Start:
     for name in sorted({"optimizer", "seed", *cutting, *flags.SIZES}):
         if getattr(args, name) is not None:
             raise UsageError(f"{flag(name)} is for a new model; leave it out with --checkpoint")
-    saved = open_checkpoint(args, to_train=True)
+    saved = open_checkpoint(args, to_train=not args.forward_only)
     if args.model not in (None, saved.rung):
         raise UsageError(f"{args.checkpoint} is no {args.model}: it is {saved.rung}")
     model, tokenizer, options = saved.model, saved.tokenizer, saved.options
@@ -114,7 +118,7 @@ def _saved(args: argparse.Namespace) -> _Start:
     prompt = choose_prompt(args.prompt, tokenizer, options.lines)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
         prompt = _continued(model, tokenizer, prompt)
-    return _Start(model, tokenizer, saved.optimizer, prompt, options.grad_clip)
+    return _Start(model, tokenizer, saved.optimizer, prompt, options.grad_clip, saved.step)
 
 
 def _continued(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:

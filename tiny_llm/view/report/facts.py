@@ -20,12 +20,14 @@ from tiny_llm.fast.tensors import shape
 from tiny_llm.fast.writer import Writer
 from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.model import LanguageModel, rows_of
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.stream import TextStream
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.pca import project
 from tiny_llm.view.terminal import Style, visible
+from tiny_llm.view.trace.record import Call, recorded
+from tiny_llm.view.trace.stages import lookups, parameters_of
 
 SIGNS = Style()  # how a token is made visible: ·, ↵ and the like
 LIKELIEST = 5  # tokens that are listed beside the right one
@@ -218,44 +220,47 @@ def write_samples(
 
 # --------------------------------------------------------------------------------------- parameters
 
-WHAT_IT_DOES = {  # the last words of a layer's name -> what the layer is for
-    "embedding": "a learned vector for every token",
-    "token_embedding": "a learned vector for every token",
-    "wte": "a learned vector for every token",
-    "position_embedding": "a learned vector for every position",
-    "wpe": "a learned vector for every position",
-    "hidden": "from the window to the hidden units",
-    "output": "from the last vector to a score for every token",
-    "lm_head": "from the last vector to a score for every token",
-    "query": "what the last position looks for",
-    "key": "what each position offers to be found by",
-    "value": "what each position hands over",
-    "projection": "brings the mixture back",
-    "ln_1": "brings rows to one scale before attention",
-    "attn.c_attn": "queries, keys and values of all heads",
-    "attn.c_proj": "brings the heads' mixtures together",
-    "ln_2": "brings rows to one scale before the feed-forward network",
-    "mlp.c_fc": "feed-forward, four times as wide",
-    "mlp.c_proj": "feed-forward, back to the width",
-    "ln_f": "brings rows to one scale before the scores",
-}
-
 
 class Part(NamedTuple):
     """A layer, or the same layer of every block."""
 
     name: str
-    purpose: str
+    purpose: str  # the functions that got its tensors, and the variables that they were for
     shapes: list[tuple[int, ...]]  # of its tensors, in one block
     times: int  # blocks that have one
     numbers: int  # in all of them
 
 
-def parameter_parts(parameters: Parameters) -> list[Part]:
+def noted(model: LanguageModel) -> list[Call]:
+    """What a forward of a single token calls: enough to see which layer gets which parameter."""
+    with recorded(model) as calls:
+        model.forward([[0]])
+    return calls
+
+
+def functions_of(model: LanguageModel) -> list[str]:
+    """The functions that a forward is made of, each once, in the order in which they come."""
+    return list(dict.fromkeys(call.function.__name__ for call in noted(model) if call.depth == 0))
+
+
+def _uses(model: LanguageModel, calls: Sequence[Call]) -> dict[str, str]:
+    """layer -> what was done with it: "linear for qkv", as the model's own code has it."""
+    uses: dict[str, dict[str, None]] = {}
+    for call in calls:
+        if call.depth == 0:
+            target = f" for {call.code.name}" if call.code and call.code.name else ""
+            for name in parameters_of(model, call):
+                layer = uses.setdefault(name.rpartition(".")[0], {})
+                layer[call.function.__name__ + target] = None
+    return {layer: ", ".join(texts) for layer, texts in uses.items()}
+
+
+def parameter_parts(model: LanguageModel) -> list[Part]:
     """Where the numbers of a model are, in the order in which data meet them.
 
     h.0.ln_1, h.1.ln_1, ... are one part, h.*.ln_1.
     """
+    parameters, uses = model.parameters, _uses(model, noted(model))
     tensors: dict[str, dict[str, list[Any]]] = {}  # part -> layer -> its tensors
     for name, tensor in parameters.items():
         layer = name.rpartition(".")[0]
@@ -264,7 +269,7 @@ def parameter_parts(parameters: Parameters) -> list[Part]:
         tensors.setdefault(part, {}).setdefault(layer, []).append(tensor)
     parts = []
     for part, layers in tensors.items():
-        purpose = WHAT_IT_DOES.get(part.rpartition("*.")[2], "")
+        purpose = uses.get(next(iter(layers)), "")
         shapes = [shape(tensor) for tensor in next(iter(layers.values()))]
         every = [tensor for layer in layers.values() for tensor in layer]
         count = sum(len(row) for tensor in every for row in rows_of(tensor))
@@ -300,10 +305,11 @@ def embedding_map(
     since its vector was hardly trained. Without counts, tokens go by their ids.
     """
     vocab_size = model.config.vocab_size
-    name, table = next(  # data meet it first, so it is the first with a row for each token
-        (name, tensor)
-        for name, tensor in model.parameters.items()
-        if len(tensor) == vocab_size and isinstance(tensor[0], list)
+    looked_up = [name for name, _ in lookups(model, noted(model))]
+    name, table = next(  # what was looked up comes first; a model of another kind has any table
+        (name, model.parameters[name])
+        for name in [*looked_up, *model.parameters]
+        if len(model.parameters[name]) == vocab_size and isinstance(model.parameters[name][0], list)
     )
     counts = counts or dict.fromkeys(range(len(table)), 1)
     ranked = sorted(counts, key=lambda token: (-counts[token], token))[:MOST_PLACED]

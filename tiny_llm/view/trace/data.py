@@ -35,7 +35,7 @@ class Tokens:
 
     given: int  # tokens of the prompt; the model sees the last of them
     seen: list[Token]
-    targets: list[Token]  # what follows the last position (rungs 1, 2), or each (rung 3)
+    targets: list[Token]  # what follows the last position (rungs 1, 2), or each (rung 3), if known
     places: list[Place]
 
 
@@ -43,6 +43,7 @@ class Tokens:
 class Row:
     """A row of a table of vectors."""
 
+    reader: str  # "token", "position", or the variable that got the row
     table: str
     shape: tuple[int, ...]
     index: int
@@ -51,11 +52,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Vectors:
-    """2: the last token's vector, its position's, and their sum, if this rung adds them."""
+    """2: the rows that the last position looked up, and what one function made of them."""
 
-    token: Row
-    position: Optional[Row]
+    rows: list[Row]
     total: Optional[Vector]
+    total_code: str  # the statement that made it; "" if none did
     places: list[Place]
 
 
@@ -102,8 +103,9 @@ class Prediction:
     """4: what the last position expects: the likeliest tokens, and the right one."""
 
     guesses: list[Guess]
-    right: Guess
+    right: Optional[Guess]  # None if nobody said what follows
     vocab_size: int
+    what: str  # the function does that made the probabilities, in a few words
     places: list[Place]
 
 
@@ -202,6 +204,7 @@ class Update:
     before: float
     computed: float  # by the formula
     after: float  # by the optimizer
+    agrees: bool  # with the formulas: the weight, and AdamW's averages, but for rounding
     places: list[Place]
 
 
@@ -218,7 +221,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Trace:
-    """The whole step, in order."""
+    """The whole step, in order; of a forward alone, the first four parts."""
 
     model: str
     config: dict[str, Any]
@@ -229,7 +232,7 @@ class Trace:
     vectors: Vectors
     stages: list[Stage]
     prediction: Prediction
-    loss: Loss
-    backward: Backward
-    update: Update
-    again: Again
+    loss: Optional[Loss] = None
+    backward: Optional[Backward] = None
+    update: Optional[Update] = None
+    again: Optional[Again] = None

@@ -16,15 +16,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, Callable, NamedTuple, Optional
 
-from tiny_llm import layers, matmul
+from tiny_llm import layers
 from tiny_llm.matmul import Matrix
 from tiny_llm.model import LanguageModel
-
-LAYERS = layers.__name__
-PRODUCTS = (matmul.matmul, matmul.matmul_bt)
 
 
 class Code(NamedTuple):
@@ -40,52 +37,77 @@ class Call(NamedTuple):
     """A function that ran."""
 
     function: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    arguments: tuple[Any, ...]  # in the order of its signature
     out: Matrix
     rest: Any  # what else it returned, a cache
     code: Optional[Code]
     depth: int  # 0: called by a rung; more: by another function that was noted
+    inside: tuple[Callable[..., Any], ...]  # the functions that ran within it, each once
 
 
 @contextmanager
 def recorded(model: LanguageModel) -> Iterator[list[Call]]:
     """Within it, all calls that return a matrix are noted, in the order in which they end."""
     calls: list[Call] = []
-    modules = {layers, *(sys.modules[kind.__module__] for kind in type(model).__mro__[:-1])}
+    running: list[dict[Callable[..., Any], None]] = [{}]  # what ran within each unfinished call
     replaced = [
-        (module, name, function)
-        for module in modules
+        (module, name, function, _noting(function, calls, running))
+        for module in _modules(model)
         for name, function in list(vars(module).items())
-        if inspect.isfunction(function) and _is_noted(function, module.__name__)
+        if inspect.isfunction(function) and _is_noted(function, module)
     ]
-    depth = [0]
-    for module, name, function in replaced:
-        setattr(module, name, _noting(function, calls, depth))
+    noting = {function: wrapper for _, _, function, wrapper in replaced}
+    # A function may be another's default, too, as attention is of multi_head_attention.
+    defaults = [(f, f.__defaults__) for f in noting if f.__defaults__]
     try:
+        for module, name, _, wrapper in replaced:
+            setattr(module, name, wrapper)
+        for function, values in defaults:
+            function.__defaults__ = tuple(
+                noting.get(value, value) if inspect.isfunction(value) else value for value in values
+            )
         yield calls
     finally:
-        for module, name, function in replaced:
+        for module, name, function, _ in replaced:
             setattr(module, name, function)
+        for function, values in defaults:
+            function.__defaults__ = values
 
 
-def _is_noted(function: Any, module: str) -> bool:
-    """Layers wherever they are called, products and a rung's own functions where it calls them."""
-    own = function.__module__ == module and module.rpartition(".")[2].endswith(("_lm", "_block"))
-    return function.__module__ == LAYERS or own or (module != LAYERS and function in PRODUCTS)
+def _modules(model: LanguageModel) -> list[ModuleType]:
+    """layers.py, and the files of the model's class and of those that it is derived from."""
+    kinds = [kind for kind in type(model).__mro__ if issubclass(kind, LanguageModel)]
+    names = dict.fromkeys([layers.__name__, *(kind.__module__ for kind in kinds)])
+    return [sys.modules[name] for name in names if name in sys.modules]
 
 
-def _noting(function: Callable[..., Any], calls: list[Call], depth: list[int]) -> Any:
+def _is_noted(function: FunctionType, module: ModuleType) -> bool:
+    """Layers wherever they are called; in a rung's file all that it defines or imports by name."""
+    is_layer = function.__module__ == layers.__name__
+    return is_layer or module.__name__ not in (layers.__name__, LanguageModel.__module__)
+
+
+def _noting(
+    function: Callable[..., Any],
+    calls: list[Call],
+    running: list[dict[Callable[..., Any], None]],
+) -> Any:
     @functools.wraps(function)
     def noting(*arguments: Any, **named: Any) -> Any:
-        depth[0] += 1
+        running.append({})
         try:
             result = function(*arguments, **named)
         finally:
-            depth[0] -= 1
-        out, *rest = result if isinstance(result, tuple) else (result,)
+            inside = running.pop()
+            running[-1].update({function: None, **inside})
+        out, *rest = result if isinstance(result, tuple) and result else (result,)
         if _is_matrix(out):
-            code = _code(sys._getframe(1)) if depth[0] == 0 else None
-            calls.append(Call(function, arguments, out, rest[0] if rest else None, code, depth[0]))
+            if named:
+                bound = inspect.signature(function).bind(*arguments, **named)
+                arguments = tuple(bound.arguments.values())
+            depth, cache = len(running) - 1, rest[0] if rest else None
+            code = _code(sys._getframe(1)) if depth == 0 else None
+            calls.append(Call(function, arguments, out, cache, code, depth, tuple(inside)))
         return result
 
     return noting
@@ -102,14 +124,21 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _code(frame: Optional[FrameType]) -> Optional[Code]:
-    """The statement that made the call; where that only returns the result, the one above."""
+    """The statement that made the call; where that only returns the result, the one above.
+
+    Nothing above the model's forward is looked at: that would be no code of the rung.
+    """
+    returned = None
     while frame:
         code = frame.f_code
         statement = _statement(code.co_filename, frame.f_lineno)
-        if statement is not None and not isinstance(statement, ast.Return):
-            return _described(code.co_filename, statement)
-        frame = frame.f_back
-    return None
+        if statement is not None:
+            described = _described(code.co_filename, statement)
+            if not isinstance(statement, ast.Return):
+                return described
+            returned = described
+        frame = frame.f_back if code.co_name != "forward" else None
+    return returned
 
 
 def _described(file: str, statement: ast.stmt) -> Code:
@@ -136,7 +165,7 @@ def _statement(file: str, line: int) -> Optional[ast.stmt]:
     tree = _tree(file)
     spanning = [
         node
-        for node in (ast.walk(tree) if tree else ())
+        for node in reversed(list(ast.walk(tree)) if tree else [])  # the inner ones first
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
     ]
     return max(spanning, key=lambda node: node.lineno, default=None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from tiny_llm import layers
 from tiny_llm.layers import AttentionCache
@@ -58,12 +58,13 @@ def short_path(file: str) -> str:
     return path.relative_to(ROOT).as_posix() if ROOT in path.parents else path.name
 
 
-def tables(model: LanguageModel, calls: Sequence[Call]) -> list[tuple[str, list[int]]]:
-    """The tables that rows were looked up in, each with the ids of the rows."""
+def lookups(model: LanguageModel, calls: Sequence[Call]) -> list[tuple[str, Call]]:
+    """The calls that looked up rows in a table, each with the name of the table."""
     return [
-        (_parameters(model, call)[0], list(call.arguments[0]))
+        (name, call)
         for call in calls
         if inspect.unwrap(call.function) is inspect.unwrap(layers.embedding)
+        for name in parameters_of(model, call)
     ]
 
 
@@ -72,7 +73,7 @@ def stages(model: LanguageModel, calls: Sequence[Call]) -> Iterator[Stage]:
     part = ""
     own = [call for call in calls if call.depth == 0]
     for call, following in zip(own, [*own[1:], None]):
-        parameters = _parameters(model, call)
+        parameters = parameters_of(model, call)
         if parameters:
             part = _part(model, parameters[0], part)
         stage = replace(_stage(call, parameters), part=part)
@@ -81,20 +82,26 @@ def stages(model: LanguageModel, calls: Sequence[Call]) -> Iterator[Stage]:
         yield stage
         heads = _heads(call.rest)
         for number, head in enumerate(heads, 1):
-            yield replace(_head(head, f"head {number} of {len(heads)}"), part=part)
+            # by the function that made it; by the rung's, if that was none that is noted
+            maker = next((other for other in calls if other.rest is head), call)
+            yield replace(_head(head, f"head {number} of {len(heads)}", maker), part=part)
 
 
-def _parameters(model: LanguageModel, call: Call) -> list[str]:
+def parameters_of(model: LanguageModel, call: Call) -> list[str]:
     """The names of the parameters that a function was given."""
     return [n for n, tensor in model.parameters.items() if any(tensor is a for a in call.arguments)]
 
 
 def _part(model: LanguageModel, parameter: str, before: str) -> str:
     """layer 1 of 2, if the name of the parameter has the number of a layer."""
-    numbers = [int(word) for word in parameter.split(".") if word.isdigit()]
-    if not numbers:
-        return before and "after the last layer"
-    return f"layer {numbers[0] + 1} of {model.config.n_layers}"
+    number = _layer_number(parameter)
+    if number is None:
+        return f"after {before}" if before.startswith("layer") else before
+    return f"layer {number + 1} of {len(set(map(_layer_number, model.parameters)) - {None})}"
+
+
+def _layer_number(parameter: str) -> Optional[int]:
+    return next((int(word) for word in parameter.split(".") if word.isdecimal()), None)
 
 
 def _stage(call: Call, parameters: list[str]) -> Stage:
@@ -108,12 +115,17 @@ def _stage(call: Call, parameters: list[str]) -> Stage:
         what=in_words(function),
         letters=comment[1] if comment else "",
         shape=(len(call.out), len(call.out[0])),
-        code=code.text.split("  #")[0] if code else "",
+        code=code_of(call),
         code_place=f"{short_path(code.file)}:{code.line}" if code else "",
         layer=layer,
         places=[place_of(function)],
         numbers=[numbers(call.out)],
     )
+
+
+def code_of(call: Call) -> str:
+    """The statement that made a call, without its comment; else the function's name."""
+    return call.code.text.partition("  #")[0] if call.code else call.function.__name__
 
 
 def in_words(function: Callable[..., Any]) -> str:
@@ -131,18 +143,18 @@ def _heads(cache: Any) -> list[AttentionCache]:
     return []
 
 
-def _head(head: AttentionCache, name: str) -> Stage:
+def _head(head: AttentionCache, name: str, maker: Call) -> Stage:
     """One head's scores and the weights that they become, of the last query, which sees all."""
     return Stage(
         part="",
         name=name,
-        what="the last query's scores for each key, and the weights that softmax makes of them",
+        what="the last query's scores for each key, and the weights made of them",
         letters="Q x K",
         shape=(len(head.weights), len(head.weights[0])),
         code="",
         code_place="",
         layer="",
-        places=[place_of(layers.attention), place_of(layers.softmax)],
+        places=[place_of(function) for function in (maker.function, *maker.inside)],
         numbers=[numbers(head.scores[-1:], "scores"), numbers(head.weights[-1:], "weights")],
         is_attention=True,
     )

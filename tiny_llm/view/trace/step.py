@@ -13,13 +13,13 @@ through the whole network. Dropout is off, so that everything can be measured ag
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from math import isfinite, sqrt
-from typing import Any, Union
+from dataclasses import asdict, replace
+from math import isclose, isfinite, sqrt
+from typing import Optional, Union
 
 from tiny_llm.fast.tensors import shape
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, STEP, numerical_slope
-from tiny_llm.layers import add_rows, cross_entropy, embedding, softmax
+from tiny_llm.layers import cross_entropy, embedding, softmax
 from tiny_llm.matmul import Matrix
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import SGD, AdamW, clip_by_global_norm, global_norm
@@ -28,9 +28,10 @@ from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.trace import data
 from tiny_llm.view.trace.record import Call, recorded
-from tiny_llm.view.trace.stages import place_of, sizes, stages, tables
+from tiny_llm.view.trace.stages import code_of, in_words, lookups, place_of, sizes, stages
 
 LIKELIEST = 5  # how many next tokens are told
+ROUNDING = 1e-9  # of results that differ in the order of their operations
 CHOICES = 4  # the followed weight is one of the first numbers of its row, which every display shows
 
 
@@ -52,29 +53,39 @@ def trace(
             f"a training step needs 2 tokens or more (one to see, and the one that follows it, to "
             f"predict), but the prompt {prompt!r} has {len(ids)}; give a longer one"
         )
-    step = _Step(model, tokenizer, ids)
-    before = step.forward()
-    optimizer_steps = optimizer.steps
+    step = _Step(model, tokenizer, ids[:-1], ids[-1])
+    with recorded(model) as calls:
+        logits, cache = model.forward([step.context])
+    loss, dlogits = cross_entropy(logits, step.targets)
+    _check(loss)
     # All is copied as it is told: a cache holds rows of the parameters themselves.
-    vectors, stages_told = step.vectors(before), list(stages(model, before.calls))
-    gradients = model.backward(before.dlogits, before.cache)
-    backward = step.backward(gradients, vectors.token)
+    told = step.forward(logits, calls, optimizer.steps)
+    gradients = model.backward(dlogits, cache)
+    backward = step.backward(gradients, told.vectors.rows)
     update = _update(model, optimizer, gradients, backward, grad_clip)
-    return data.Trace(
-        model=type(model).__name__,
-        config=asdict(model.config),
-        sizes=sizes(model),
-        weights=sum(len(row) for tensor in model.parameters.values() for row in rows_of(tensor)),
-        steps_before=optimizer_steps,
-        tokens=step.tokens(),
-        vectors=vectors,
-        stages=stages_told,
-        prediction=step.prediction(before),
-        loss=step.loss(before),
+    return replace(
+        told,
+        loss=step.loss(logits, loss),
         backward=backward,
         update=update,
-        again=step.again(before, step.forward()),
+        again=step.again(logits, loss),
     )
+
+
+def trace_forward(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, steps_before: int = 0
+) -> data.Trace:
+    """What the model expects after the prompt: the first four parts, for which none is known.
+
+    Raises ValueError for a prompt without tokens, Diverged for numbers that are not finite.
+    """
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise ValueError("a forward needs at least one token")
+    step = _Step(model, tokenizer, ids)
+    with recorded(model) as calls:
+        logits, _ = model.forward([step.context])
+    return step.forward(logits, calls, steps_before)
 
 
 def as_json(told: data.Trace) -> str:
@@ -82,36 +93,52 @@ def as_json(told: data.Trace) -> str:
     return json.dumps(asdict(told), indent=1, allow_nan=False)
 
 
-@dataclass(frozen=True)
-class _Forward:
-    """What the model makes of the context."""
-
-    logits: Matrix
-    cache: Any
-    loss: float
-    dlogits: Matrix
-    calls: list[Call]
+def _check(loss: float) -> None:
+    if not isfinite(loss):
+        raise Diverged(
+            f"the loss is {loss}, so no slope means anything; the weights are too large, or "
+            f"the learning rate was"
+        )
 
 
 class _Step:
-    """A context with its targets, and what there is to tell of them."""
+    """A context, with its targets if it is known what follows, and what there is to tell of it."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, ids: list[int]) -> None:
-        self.model, self.tokenizer, self.given = model, tokenizer, len(ids)
-        self.context = ids[-1 - model.config.context_length : -1]
-        self.targets = [*self.context[1:], ids[-1]][-model.targets_per_context :]
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        ids: list[int],
+        next_id: Optional[int] = None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.given = len(ids) + (next_id is not None)
+        self.context = ids[-model.config.context_length :]
+        self.targets: list[int] = []
+        if next_id is not None:
+            self.targets = [*self.context[1:], next_id][-model.targets_per_context :]
 
-    def forward(self) -> _Forward:
-        """Logits, loss, and its slopes by the logits. Raises Diverged for a loss of no number."""
-        with recorded(self.model) as calls:
-            logits, cache = self.model.forward([self.context])
-        loss, dlogits = cross_entropy(logits, self.targets)
-        if not isfinite(loss):
-            raise Diverged(
-                f"the loss is {loss}, so no slope means anything; the weights are too large, or "
-                f"the learning rate was"
-            )
-        return _Forward(logits, cache, loss, dlogits, calls)
+    def loss_now(self) -> tuple[Matrix, float]:
+        """Logits and loss with the weights as they are now."""
+        logits, _ = self.model.forward([self.context])
+        loss, _ = cross_entropy(logits, self.targets)
+        _check(loss)
+        return logits, loss
+
+    def forward(self, logits: Matrix, calls: list[Call], steps_before: int) -> data.Trace:
+        """Parts 1 to 4."""
+        model = self.model
+        return data.Trace(
+            model=type(model).__name__,
+            config=asdict(model.config),
+            sizes=sizes(model),
+            weights=sum(len(row) for t in model.parameters.values() for row in rows_of(t)),
+            steps_before=steps_before,
+            tokens=self.tokens(),
+            vectors=self.vectors(calls),
+            stages=list(stages(model, calls)),
+            prediction=self.prediction(logits),
+        )
 
     def token(self, position: int, token: int) -> data.Token:
         """A token with its text; bytes that are no whole character as \\xf0."""
@@ -125,24 +152,31 @@ class _Step:
         targets = [self.token(*pair) for pair in enumerate(self.targets, first)]
         return data.Tokens(self.given, seen, targets, [place_of(self.tokenizer.encode)])
 
-    def vectors(self, made: _Forward) -> data.Vectors:
-        """2: the rows that the last token and its position look up."""
-        (table, _), *others = tables(self.model, made.calls)
-        token = self._row(table, self.context[-1])
-        if not others:
-            return data.Vectors(token, None, None, [place_of(embedding)])
-        ((table, positions),) = others
-        position = self._row(table, positions[-1])
-        (total,) = add_rows([token.values], [position.values])
-        return data.Vectors(token, position, total, [place_of(embedding), place_of(add_rows)])
+    def vectors(self, calls: list[Call]) -> data.Vectors:
+        """2: the rows that the last position looked up."""
+        found = lookups(self.model, calls)
+        rows = [self._row(table, call) for table, call in found]
+        made = [call.out for _, call in found]
+        places = [place_of(embedding)]
+        for call in calls:  # the first that was given several of them
+            if sum(any(out is given for given in call.arguments) for out in made) > 1:
+                return data.Vectors(
+                    rows, list(call.out[-1]), code_of(call), [*places, place_of(call.function)]
+                )
+        return data.Vectors(rows, None, "", places if rows else [])
 
-    def _row(self, table: str, index: int) -> data.Row:
-        tensor = self.model.parameters[table]
-        return data.Row(table, shape(tensor), index, list(tensor[index]))
+    def _row(self, table: str, call: Call) -> data.Row:
+        tensor, ids = self.model.parameters[table], list(call.arguments[0])
+        reader = (call.code.name if call.code else "") or call.function.__name__
+        if ids[-1] == self.context[-1] and len(tensor) == self.model.config.vocab_size:
+            reader = "token"
+        elif ids == list(range(len(self.context))):
+            reader = "position"
+        return data.Row(reader, table, shape(tensor), ids[-1], list(tensor[ids[-1]]))
 
-    def prediction(self, made: _Forward) -> data.Prediction:
+    def prediction(self, rows: Matrix) -> data.Prediction:
         """4: what the last position expects."""
-        logits, right = made.logits[-1], self.targets[-1]
+        logits, right = rows[-1], self.targets[-1] if self.targets else None
         probabilities = softmax(logits)
         ranked = sorted(range(len(logits)), key=lambda token: -logits[token])
         guesses = [
@@ -153,45 +187,61 @@ class _Step:
             for rank, token in enumerate(ranked, 1)
             if rank <= LIKELIEST or token == right
         ]  # fmt: skip
-        (the_right,) = (guess for guess in guesses if guess.is_right)
-        return data.Prediction(guesses[:LIKELIEST], the_right, len(logits), [place_of(softmax)])
+        the_right = next((guess for guess in guesses if guess.is_right), None)
+        return data.Prediction(
+            guesses[:LIKELIEST], the_right, len(logits), in_words(softmax), [place_of(softmax)]
+        )
 
-    def loss(self, made: _Forward) -> data.Loss:
+    def loss(self, logits: Matrix, loss: float) -> data.Loss:
         """5: what that costs, at every target and in the mean."""
-        each = [cross_entropy([row], [t])[0] for row, t in zip(made.logits, self.targets)]
+        each = [cross_entropy([row], [t])[0] for row, t in zip(logits, self.targets)]
         return data.Loss(
-            p_right=self._p_right(made),
+            p_right=self._p_right(logits),
             each=each,
-            loss=made.loss,
-            guessing=guessing_loss(len(made.logits[-1])),
+            loss=loss,
+            guessing=guessing_loss(len(logits[-1])),
             places=[place_of(cross_entropy), place_of(guessing_loss)],
         )
 
-    def _p_right(self, made: _Forward) -> float:
-        return softmax(made.logits[-1])[self.targets[-1]]
+    def _p_right(self, logits: Matrix) -> float:
+        return softmax(logits[-1])[self.targets[-1]]
 
-    def backward(self, gradients: Parameters, row: data.Row) -> data.Backward:
-        """6: all gradients in brief, and the steepest of the first slopes in `row` in detail."""
+    def backward(self, gradients: Parameters, rows: list[data.Row]) -> data.Backward:
+        """6: all gradients in brief, and one weight's in detail."""
         norms = [
             data.GradientNorm(name, shape(tensor), global_norm({name: gradients[name]}))
             for name, tensor in self.model.parameters.items()
         ]
-        slopes = gradients[row.table][row.index][:CHOICES]
-        column = max(range(len(slopes)), key=lambda i: abs(slopes[i]))
-        followed = data.Followed(row.table, row.index, column, row.values[column])
+        followed = self._followed(gradients, rows)
+        analytic = gradients[followed.name][followed.row][followed.column]
         norm = global_norm(gradients)
         if not isfinite(norm):
             raise Diverged(f"the gradient has a length of {norm}; the weights are too large")
         places = [place_of(self.model.backward), place_of(global_norm)]
-        slope = self._slope(followed, slopes[column])
+        slope = self._slope(followed, analytic)
         return data.Backward(norms, norm, followed, slope, places)
+
+    def _followed(self, gradients: Parameters, rows: list[data.Row]) -> data.Followed:
+        """The steepest of the first weights of the row that was looked up first.
+
+        Without such a row it is one in the steepest row of the first matrix.
+        """
+        if rows:
+            name, row = rows[0].table, rows[0].index
+        else:
+            name = next(n for n, t in self.model.parameters.items() if isinstance(t[0], list))
+            matrix = gradients[name]
+            row = max(range(len(matrix)), key=lambda i: max(map(abs, matrix[i])))
+        slopes = gradients[name][row][:CHOICES]
+        column = max(range(len(slopes)), key=lambda i: abs(slopes[i]))
+        return data.Followed(name, row, column, self.model.parameters[name][row][column])
 
     def _slope(self, weight: data.Followed, analytic: float) -> data.Slope:
         """The slope as the backward has it beside the one that is measured."""
         losses: list[float] = []
 
         def loss() -> float:
-            losses.append(self.forward().loss)
+            losses.append(self.loss_now()[1])
             return losses[-1]
 
         row = self.model.parameters[weight.name][weight.row]
@@ -203,11 +253,12 @@ class _Step:
             [place_of(numerical_slope)],
         )  # fmt: skip
 
-    def again(self, before: _Forward, after: _Forward) -> data.Again:
+    def again(self, logits_before: Matrix, loss_before: float) -> data.Again:
         """8: the same text before and after the update."""
+        logits, loss = self.loss_now()
         places = [place_of(self.model.forward), place_of(cross_entropy)]
-        p_before, p_right = self._p_right(before), self._p_right(after)
-        return data.Again(before.loss, after.loss, p_before, p_right, places)
+        p_before, p_right = self._p_right(logits_before), self._p_right(logits)
+        return data.Again(loss_before, loss, p_before, p_right, places)
 
 
 def _update(
@@ -225,15 +276,17 @@ def _update(
         clipping = data.Clipping(grad_clip, backward.norm, backward.slope.analytic, places)
         clip_by_global_norm(gradients, backward.norm, grad_clip)
     slope = gradients[weight.name][weight.row][weight.column]
-    remembered = _remembered(optimizer, weight)
+    remembered, agrees = _remembered(optimizer, weight), True
     optimizer.update(model.parameters, gradients)
     moments = None
     computed = weight.value - optimizer.learning_rate * slope
     if isinstance(optimizer, AdamW):
         moments = _moments(optimizer, remembered, _remembered(optimizer, weight))
+        agrees = _averages_agree(moments, slope)
         step = moments.m_corrected / (sqrt(moments.v_corrected) + moments.epsilon)
         step += moments.weight_decay * weight.value  # it is a number in a matrix, so it decays
         computed = weight.value - optimizer.learning_rate * step
+    after = model.parameters[weight.name][weight.row][weight.column]
     return data.Update(
         optimizer=type(optimizer).__name__,
         learning_rate=optimizer.learning_rate,
@@ -242,8 +295,18 @@ def _update(
         moments=moments,
         before=weight.value,
         computed=computed,
-        after=model.parameters[weight.name][weight.row][weight.column],
+        after=after,
+        agrees=agrees and isclose(computed, after, rel_tol=ROUNDING, abs_tol=ROUNDING),
         places=[place_of(optimizer.update)],
+    )
+
+
+def _averages_agree(moments: data.Moments, slope: float) -> bool:
+    """Whether both averages moved as AdamW's formulas have it."""
+    m = moments.beta1 * moments.m_before + (1 - moments.beta1) * slope
+    v = moments.beta2 * moments.v_before + (1 - moments.beta2) * slope**2
+    return isclose(m, moments.m, rel_tol=ROUNDING, abs_tol=ROUNDING * abs(slope)) and isclose(
+        v, moments.v, rel_tol=ROUNDING
     )
 
 

@@ -10,6 +10,7 @@ What is written as a calculation can be done again from the numbers that are pri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isclose, log
 
 from tiny_llm.view.rows import INDENT, first_numbers, in_columns, strip
 from tiny_llm.view.terminal import (
@@ -33,25 +34,27 @@ NAME, SHAPE = 18, 20  # columns of a stage's name and of its shape, if the funct
 RANGE, NORM = 24, 10  # columns
 NARROW = 60  # columns; below it, a strip has a line of its own
 LONGEST_LABEL, LONGEST_BAR, SHORTEST_BAR = 12, 40, 5  # columns
+TINY = 1e-300  # below it a float has fewer figures
 MOST_KEYS = 20  # of the keys in sight, those that are shown one by one
 
 
-def as_lines(
-    told: data.Trace, style: Style, forward_only: bool = False, all_heads: bool = False
-) -> Iterator[str]:
+def as_lines(told: data.Trace, style: Style, all_heads: bool = False) -> Iterator[str]:
     """What the trace tells, in order: all eight parts, or the forward's four."""
     yield from _opening(told, style)
-    parts = (
+    parts = [
         ("text -> tokens", _tokens(told.tokens, style)),
-        ("tokens -> vectors", _vectors(told, style, forward_only)),
+        ("tokens -> vectors", _vectors(told, style)),
         ("through the network", _stages(told, style, all_heads)),
         ("logits -> probabilities", _prediction(told.prediction, style)),
-        ("the loss", _loss(told, style)),
-        ("backward: a slope for every weight", _backward(told.backward, style)),
-        ("the update", _update(told.update, style)),
-        ("the same text again", _again(told.again, style)),
-    )
-    for number, (title, lines) in enumerate(parts[: 4 if forward_only else None], 1):
+    ]
+    if told.loss and told.backward and told.update and told.again:
+        parts += [
+            ("the loss", _loss(told.loss, told, style)),
+            ("backward: a slope for every weight", _backward(told.backward, style)),
+            ("the update", _update(told.update, style)),
+            ("the same text again", _again(told.again, style)),
+        ]
+    for number, (title, lines) in enumerate(parts, 1):
         yield ""
         yield paint(f"{number}. {title}", BOLD, style)
         yield from lines
@@ -60,7 +63,7 @@ def as_lines(
 def _opening(told: data.Trace, style: Style) -> Iterator[str]:
     """Which model, what the letters of the shapes stand for, and how to read the strips."""
     trained = f"after {told.steps_before:,} steps" if told.steps_before else "before any training"
-    title = f"One training step of {told.model}, {trained}"
+    title = f"One {'training step' if told.loss else 'forward'} of {told.model}, {trained}"
     for line in wrap(title, style):
         yield paint(line, BOLD, style)
     sizes = [f"{letter}={size} {what}" for letter, (size, what) in told.sizes.items()]
@@ -131,13 +134,15 @@ def _equation(name: str, parts: Sequence[str], style: Style) -> Iterator[str]:
 
 def _tokens(told: data.Tokens, style: Style) -> Iterator[str]:
     yield from _places(told.places, style)
-    if told.given - 1 > len(told.seen):
+    several, held = len(told.targets) > 1, "as many as its context holds"
+    if told.given - bool(told.targets) > len(told.seen):
+        sees = f"the model sees {len(told.seen)}, {held}."
+        guessed = "The last one is there to be guessed; of those before it, "
         yield from _say(
-            f"The prompt has {told.given} tokens. The last one is there to be guessed; of those "
-            f"before it, the model sees {len(told.seen)}, as many as its context holds.",
+            f"The prompt has {told.given} tokens. "
+            f"{guessed + sees if told.targets else 'Of these, ' + sees}",
             style,
         )
-    several = len(told.targets) > 1
     rows = {
         "position": [str(token.position) for token in told.seen],
         "token": [_label(token, style) for token in told.seen],
@@ -149,36 +154,28 @@ def _tokens(told: data.Tokens, style: Style) -> Iterator[str]:
     yield from in_columns(rows, style)
     if several:
         yield from _say("The target of each position is the token that follows it.", style)
-    else:
-        (target,) = told.targets
+    for target in () if several else told.targets:
         row = f"{INDENT}target    {_label(target, style)} (id {target.id}), which follows"
         yield from (
             [row] if display_width(row) <= style.width else _say(" ".join(row.split()), style)
         )
 
 
-def _vectors(told: data.Trace, style: Style, forward_only: bool) -> Iterator[str]:
+def _vectors(told: data.Trace, style: Style) -> Iterator[str]:
     vectors, last = told.vectors, told.tokens.seen[-1]
     yield from _places(vectors.places, style)
-    yield from _row(f"{_label(last, style)} is", vectors.token, style)
-    if vectors.position and vectors.total:
-        yield from _row(f"position {last.position} is", vectors.position, style)
-        yield f"{INDENT}their sum, which the network gets"
+    readers = {"token": _label(last, style), "position": f"position {last.position}"}
+    for row in vectors.rows:
+        yield from _row(f"{readers.get(row.reader, row.reader)} is", row, style)
+    if vectors.total is not None:
+        yield from _say(f"together: {vectors.total_code}", style)
         yield INDENT + first_numbers(vectors.total, style.width - len(INDENT), style)
-    else:
-        yield from _say(
-            "There is no vector for the position: each position has a slot of its own in the "
-            "inputs, and so weights of its own.",
-            style,
-        )
-    if forward_only:
-        return
-    weight = told.backward.followed
-    yield from _say(
-        f"One weight will be followed: number {weight.column + 1} of the token's row, "
-        f"{weight.name}[{weight.row}][{weight.column}] = {figure(weight.value)}",
-        style,
-    )
+    if not vectors.rows:
+        yield from _say("layers.embedding looked up no row here.", style)
+    if told.backward:
+        weight = told.backward.followed
+        name = f"{weight.name}[{weight.row}][{weight.column}]"
+        yield from _say(f"One weight will be followed: {name} = {figure(weight.value)}", style)
 
 
 def _row(start: str, row: data.Row, style: Style) -> Iterator[str]:
@@ -266,20 +263,17 @@ def _keys(stage: data.Stage, seen: list[data.Token], style: Style) -> Iterator[s
 
 def _prediction(told: data.Prediction, style: Style) -> Iterator[str]:
     yield from _places(told.places, style)
-    yield from _say(
-        "p = exp(logit) / sum of exp(all logits). The likeliest tokens after the last position:",
-        style,
-    )
+    yield from _say(f"{told.what}. The likeliest tokens after the last position:", style)
     guesses = list(told.guesses)
-    if not any(guess.is_right for guess in guesses):
+    if told.right and told.right not in guesses:
         guesses.append(told.right)
     column = max(display_width(_label(guess.token, style)) for guess in guesses)
     for guess in guesses:
         yield _guess(guess, guesses[0].probability, column, style)
+    rank = f"The right one has rank {told.right.rank} of {told.vocab_size}. " if told.right else ""
     yield from _say(
-        f"The right one has rank {told.right.rank} of {told.vocab_size}. The longest bar is the "
-        f"likeliest token's; if all were equally likely, each p would be "
-        f"{rough(1 / told.vocab_size)}.",
+        f"{rank}The longest bar is the likeliest token's; if all were equally likely, each p would "
+        f"be {rough(1 / told.vocab_size)}.",
         style,
     )
 
@@ -293,12 +287,15 @@ def _guess(guess: data.Guess, highest: float, column: int, style: Style) -> str:
     return f"{start}{drawn} {paint(mark, BOLD, style)}".rstrip()
 
 
-def _loss(told: data.Trace, style: Style) -> Iterator[str]:
-    loss = told.loss
+def _loss(loss: data.Loss, told: data.Trace, style: Style) -> Iterator[str]:
     yield from _places(loss.places, style)
     yield from _say("The loss says how surprised the model is by the right token, in nats.", style)
-    parts = [f"-ln {figure(loss.p_right)}", figure(loss.each[-1])]
+    # A probability that rounds to 0 has no logarithm: its loss is known from the logits alone.
+    surprise = -log(loss.p_right) if loss.p_right > TINY else loss.each[-1]
+    parts = [f"-ln {figure(loss.p_right)}", figure(surprise)]
     yield from _equation("-ln p(right)", parts, style)
+    if not isclose(surprise, loss.each[-1], rel_tol=1e-6, abs_tol=1e-9):
+        yield from _say(f"The loss is another one here: {figure(loss.each[-1])}.", style)
     yield from _equation(
         "guessing", [f"ln {told.prediction.vocab_size}", figure(loss.guessing)], style
     )
@@ -380,11 +377,16 @@ def _update(told: data.Update, style: Style) -> Iterator[str]:
         parts = [
             "w - lr g",
             f"{figure(told.before)} - {figure(told.learning_rate)} x {g}",
-            figure(told.after),
+            figure(told.computed),
         ]
         yield from _equation("new w", parts, style)
     difference = abs(told.computed - told.after)
-    if difference:
+    if not told.agrees:
+        yield from _say(
+            f"The optimizer computes something else than this: it wrote {figure(told.after)}.",
+            style,
+        )
+    elif difference:
         yield from _say(
             f"The optimizer, which takes the same in another order, wrote a number that is "
             f"{difference:.1e} away.",
@@ -431,7 +433,7 @@ def _adamw(told: data.Update, moments: data.Moments, style: Style) -> Iterator[s
     yield from _say(f"epsilon = {epsilon}; weight decay {decay} pulls w towards 0", style)
     formula = "w - lr (m' / (sqrt(v') + epsilon) + decay w)"
     numbers = f"{w} - {rate} x ({m_corrected} / (sqrt({v_corrected}) + {epsilon}) + {decay} x {w})"
-    yield from _equation("new w", [formula, numbers, figure(told.after)], style)
+    yield from _equation("new w", [formula, numbers, figure(told.computed)], style)
 
 
 def _again(told: data.Again, style: Style) -> Iterator[str]:
