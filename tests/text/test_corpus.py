@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_batches import one_pass
 
 from tiny_llm import Batches
-from tiny_llm.text.corpus import LineExamples, Lines, LineWindows, RunningText, split_lines
+from tiny_llm.text.corpus import LineExamples, Lines, LineWindows, RunningText, Spread, split_lines
 
 each_kind = pytest.mark.parametrize("every_token", [False, True])
 C = 4
@@ -111,14 +111,26 @@ def test_split_lines_refuses_a_fraction_outside_0_and_1(fraction):
         split_lines(["line"] * 100, fraction)
 
 
-@pytest.mark.parametrize("predictions, count", [(1, 1), (3, 1), (4, 1), (5, 2), (8, 3), (99, 3)])
-def test_the_beginning_of_lines_is_whole_lines(predictions, count):
-    lines = Lines([[1, 2], [3], [4, 5]], SEPARATOR)  # 3, 2 and 3 predictions
-    first = lines.beginning(predictions)
-    assert first.ids == lines.ids[: len(first.ids)]
-    assert [first[number] for number in range(len(first))] == [[1, 2], [3], [4, 5]][:count]
+@pytest.mark.parametrize("predictions, count", [(1, 1), (9, 1), (16, 2), (80, 10), (999, 10)])
+def test_some_examples_are_spread_over_all(predictions, count):
+    whole = RunningText(list(range(81))).examples(8, True)  # ten windows of eight
+    some = Spread(whole, predictions)
+    assert len(some) == count
+    contexts, targets = some.take(range(count))
+    begins = [context[0] // 8 for context in contexts]
+    assert begins == sorted(set(begins))  # no window twice
+    assert sum(begins) / count == pytest.approx(4.5, abs=0.5)  # as many before the middle as after
+    assert len(targets) == 8 * count
 
 
-def test_the_beginning_of_a_text_has_so_many_predictions():
-    assert RunningText([7, 8, 9, 10]).beginning(2).ids == [7, 8, 9]
-    assert len(RunningText(list(range(50))).beginning(20).examples(C, False)) == 20
+def test_the_spread_of_a_sorted_list_has_the_loss_of_the_whole():
+    lines = Lines([[length] * length for length in range(1, 60)], SEPARATOR)
+    whole = lines.examples(C, False)
+    some = Spread(whole, 200)
+
+    def mean(examples):
+        targets = examples.take(range(len(examples)))[1]
+        return sum(targets) / len(targets)
+
+    assert mean(some) == pytest.approx(mean(whole), rel=0.02)
+    assert mean(whole) > 1.5 * (sum(lines.ids[:200]) / 200)  # the beginning is not like the rest

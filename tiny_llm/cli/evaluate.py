@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Optional
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
@@ -11,7 +12,7 @@ from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import Material, read_source
-from tiny_llm.text.corpus import Corpus
+from tiny_llm.text.corpus import Corpus, Spread
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Loss, perplexity and bits per character of a saved model on a text. The text "
         "that it was trained on is split as it was then: the validation part is new to the model, "
-        "and of the training part as much is predicted."
+        "and of the training part as much is predicted, evenly spread over it."
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
@@ -57,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_own(material: Material, current: Run) -> None:
     """The parts of the text that the model was trained on, as it was split then."""
-    train = material.train.beginning(len(material.val.ids) - 1)
-    all_of_it = len(train.ids) == len(material.train.ids)
-    _print_part(f"training part{'' if all_of_it else ', its beginning'}", train, current)
+    held_out = len(material.val.ids) - 1
+    is_longer = len(material.train.ids) - 1 > held_out
+    name = f"training part{', as much of it' if is_longer else ''}"
+    _print_part(name, material.train, current, held_out)
     _print_part("validation part", material.val, current)
-    measured = material.val.beginning(VAL_TOKENS)
-    if len(measured.ids) < len(material.val.ids):
-        _print_part("  of it, measured in training", measured, current)
+    if held_out > VAL_TOKENS:
+        _print_part("  of it, measured in training", material.val, current, VAL_TOKENS)
     pairs = bigram_loss(material.train.ids, material.val.ids, current.tokenizer.vocab_size)
     _print_row("counting pairs, validation part", "", pairs, _ratio(material.val, current))
 
@@ -74,12 +75,14 @@ def _ratio(part: Corpus, current: Run) -> float:
     return len(ids) / max(1, len(current.tokenizer.decode(ids)))
 
 
-def _print_part(name: str, part: Corpus, current: Run) -> None:
-    loss = evaluate(
-        current.model,
-        part.examples(current.model.config.context_length, current.model.predicts_every_token),
-    )
-    _print_row(name, f"{len(part.ids):,}", loss, _ratio(part, current))
+def _print_part(name: str, part: Corpus, current: Run, predictions: Optional[int] = None) -> None:
+    """A row for a part; with `predictions`, for about so many of its tokens, evenly spread."""
+    model, tokens = current.model, len(part.ids)
+    examples = part.examples(model.config.context_length, model.predicts_every_token)
+    if predictions and predictions < tokens - 1:
+        examples, tokens = Spread(examples, predictions), predictions
+    loss = evaluate(model, examples)
+    _print_row(name, f"{tokens:,}", loss, _ratio(part, current))
 
 
 def _print_row(name: str, count: str, loss: float, tokens_per_character: float) -> None:

@@ -19,9 +19,8 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     sizes = ", ".join(f"{name} {value}" for name, value in config.items())
     options, unit = current.options, material.tokenizer.unit
     learned, held_out = material.sizes
-    val = material.val.beginning(VAL_TOKENS)
-    counted = len(val.ids) - 1
-    some = f" (of which {counted:,} are predicted each time)" if counted < held_out - 1 else ""
+    many = held_out - 1 > VAL_TOKENS
+    some = f" (about {VAL_TOKENS:,} of them, evenly spread, at each validation)" if many else ""
     which = f"the last {held_out:,}"
     if material.lines:
         which = f"one line in {round(1 / material.val_fraction)}, {held_out:,} {unit}s in all,"
@@ -38,7 +37,7 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     progress.fact(
         "yardstick:",
         f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
-        f"counting pairs {bigram_loss(material.train.ids, val.ids, vocab_size):.3f} "
+        f"counting pairs {bigram_loss(material.train.ids, material.val.ids, vocab_size):.3f} "
         f"(on the held-out text)",
     )
     if current.step:

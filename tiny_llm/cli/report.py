@@ -20,7 +20,6 @@ from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.sample import prompt_of
 from tiny_llm.files import atomic
-from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
@@ -206,9 +205,9 @@ def _passage(
         what = "The prompt." if len(ids) <= length else f"The last {length} {unit}s of the prompt."
         return _Passage(what, ids[-length:], None)
     if material:
-        val = material.val.beginning(length - 1)
+        val, is_lines = material.val, isinstance(material.val, Lines)
         what = f"The beginning of the part of {material.name} that the model was not trained on."
-        return _Passage(what, list(val.ids), val.ids[0] if isinstance(val, Lines) else None)
+        return _Passage(what, list(val.ids[:length]), val.ids[0] if is_lines else None)
     what = (
         f"What the model wrote at temperature {TEMPERATURES[OWN]:g}, which surprises it less than "
         f"the text of others. (--data with the text of its training shows held-out text, and "
@@ -306,8 +305,7 @@ def _counting_pairs(current: Run, material: Optional[Material]) -> Optional[floa
     """The second yardstick, as training showed it."""
     if not material:
         return None
-    val = material.val.beginning(VAL_TOKENS)
-    return bigram_loss(material.train.ids, val.ids, current.tokenizer.vocab_size)
+    return bigram_loss(material.train.ids, material.val.ids, current.tokenizer.vocab_size)
 
 
 def _yardsticks(current: Run, pairs: Optional[float]) -> list[Yardstick]:

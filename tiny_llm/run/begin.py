@@ -24,9 +24,10 @@ from tiny_llm.run.saved import LEFT_OUT, Best, Run, load_run
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
 from tiny_llm.run.steps import Step
+from tiny_llm.text.corpus import Spread
 from tiny_llm.text.orders import Shuffled
 
-VAL_TOKENS = 2000  # predicted at each validation during training, so that a long text costs no more
+VAL_TOKENS = 10_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
@@ -185,7 +186,7 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
     workers; closing it ends them. Raises Diverged as `train` does, and WorkerDied.
     """
     model, options = run.model, run.options
-    held_out = material.val.beginning(VAL_TOKENS)
+    held_out = material.val.examples(model.config.context_length, model.predicts_every_token)
     with Gradients(
         model,
         batches_of(run, material),
@@ -198,7 +199,7 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
             model,
             run.optimizer,
             gradients,
-            held_out.examples(model.config.context_length, model.predicts_every_token),
+            Spread(held_out, VAL_TOKENS),
             options.steps,
             schedule_of(options),
             options.eval_every,

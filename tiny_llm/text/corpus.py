@@ -24,9 +24,6 @@ class Corpus(Protocol):
     def examples(self, context_length: int, predicts_every_token: bool) -> Examples:
         """What a model of this kind learns from."""
 
-    def beginning(self, predictions: int) -> Corpus:
-        """The first so many tokens to predict; of lines the first whole ones, one at the least."""
-
 
 class RunningText:
     """One text from beginning to end. ids: a list, or a memoryview of a file."""
@@ -37,10 +34,6 @@ class RunningText:
     def examples(self, context_length: int, predicts_every_token: bool) -> Examples:
         """Every token with what stands before it, or windows. See chapter 2."""
         return (Windows if predicts_every_token else Examples)(self.ids, context_length)
-
-    def beginning(self, predictions: int) -> RunningText:
-        """The first so many tokens to predict."""
-        return RunningText(self.ids[: predictions + 1])
 
 
 class Lines:
@@ -74,11 +67,6 @@ class Lines:
     def examples(self, context_length: int, predicts_every_token: bool) -> Examples:
         """Every token with what stands before it in its line, or windows within lines."""
         return (LineWindows if predicts_every_token else LineExamples)(self, context_length)
-
-    def beginning(self, predictions: int) -> Lines:
-        """The first whole lines with so many tokens to predict, one at the least."""
-        count = max(1, bisect_right(self.places, predictions) - 1)
-        return Lines(map(self.__getitem__, range(count)), self.ids[0])
 
 
 class LineExamples(Examples):
@@ -120,6 +108,28 @@ class LineWindows(Windows):
         return self.begins[number], self.begins[number + 1]
 
     for_pass = Examples.for_pass  # every pass goes through all lines
+
+
+class Spread(Examples):
+    """Some of the examples, always the same ones, evenly spread over all: about as many as have
+    so many predictions, one at the least.
+
+    A list may be sorted and a text change its manner, so the beginning says little of the whole.
+    """
+
+    def __init__(self, examples: Examples, predictions: int) -> None:
+        super().__init__(examples.ids, examples.context_length)
+        self.examples = examples
+        share = min(1.0, predictions / max(1, len(examples.ids) - 1))
+        self.count = max(1, round(share * len(examples)))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, numbers: Iterable[int]) -> tuple[Contexts, Targets]:
+        """As of `examples`, of which number i is one in the middle of the i-th part."""
+        every = len(self.examples) / self.count
+        return self.examples.take(int((number + 0.5) * every) for number in numbers)
 
 
 def split_lines(lines: Iterable[Line], val_fraction: float) -> tuple[list[Line], list[Line]]:
