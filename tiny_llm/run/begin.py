@@ -27,7 +27,7 @@ from tiny_llm.run.steps import Step
 from tiny_llm.text.corpus import Spread
 from tiny_llm.text.orders import Shuffled
 
-VAL_TOKENS = 10_000  # predicted at each validation, so that a long text costs no more
+VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
