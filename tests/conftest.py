@@ -22,7 +22,9 @@ def mlp(vocab_size=5, context_length=4, seed=0):
 
 
 def attention(vocab_size=5, context_length=4, seed=0):
-    return AttentionLanguageModel(AttentionConfig(vocab_size, context_length, d_model=4), seed)
+    return AttentionLanguageModel(
+        AttentionConfig(vocab_size, context_length, d_model=4, d_hidden=6), seed
+    )
 
 
 def modern(vocab_size=5, context_length=4, seed=0, tied=True):

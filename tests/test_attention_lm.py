@@ -7,7 +7,7 @@ from tiny_llm import AttentionConfig, AttentionLanguageModel
 
 
 def rung_2():
-    return AttentionLanguageModel(AttentionConfig(5, context_length=4, d_model=3))
+    return AttentionLanguageModel(AttentionConfig(5, context_length=4, d_model=3, d_hidden=6))
 
 
 def test_rung_2_puts_a_short_context_at_the_right_end():
@@ -55,6 +55,8 @@ def test_rung_2_parameters():
         "position_embedding.weight": (4, 3),
         **square,
         **biases,
-        "output.weight": (3, 5),
+        "hidden.weight": (3, 6),
+        "hidden.bias": (6,),
+        "output.weight": (6, 5),
         "output.bias": (5,),
     }

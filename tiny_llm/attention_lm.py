@@ -8,13 +8,13 @@
     weights   .1 .0 .2 .1 .1 .5           softmax(q k^T / sqrt(D)): how much it listens to each
                               |           the values, mixed by these weights, projected,
     out                      [.]          added to the last position's own vector
+    hidden                   [. . . .]    linear, tanh: as in rung 1
     logits                   [......]     B x V
 
-The same as rung 1: a window of the last C tokens, an embedding table, an output layer, one
-prediction for each context, and all that surrounds the model.
+The same as rung 1: an embedding table, a tanh layer, an output layer, one prediction a context.
 Different: the weights over the positions are computed from the text, anew for each context; the
-position is added to the token's vector instead of having a slot; a short context has fewer keys
-instead of empty slots.
+position is added to the token's vector instead of having a slot, so the hidden layer reads one
+vector, however long the window is; a short context has fewer keys instead of empty slots.
 New: attention (Bahdanau et al., 2015) by query, key and value (Vaswani et al., 2017), and a
 residual connection (He et al., 2016). Read the second part of layers.py (chapter 4) with it.
 """
@@ -37,8 +37,9 @@ class AttentionConfig(Config):
     """The sizes of rung 2."""
 
     vocab_size: int
-    context_length: int = 8
-    d_model: int = 24
+    context_length: int = 16
+    d_model: int = 16
+    d_hidden: int = 96
 
 
 class AttentionLMCache(NamedTuple):
@@ -52,15 +53,16 @@ class AttentionLMCache(NamedTuple):
     heads: list[AttentionCache]  # B, one query each
     mixed: Matrix  # B x D, what the attention gathered
     out: Matrix  # B x D, last + projected mixture
+    hidden: Matrix  # B x U, after tanh
 
 
 class AttentionLanguageModel(LayeredModel):
-    """Token and position embeddings, one query over the window, residual, output layer."""
+    """Token and position embeddings, one query over the window, residual, tanh and output layer."""
 
     @staticmethod
     def layout(config: AttentionConfig) -> dict[str, Start]:
         """Token and position add up to variance 1, weights keep it, the output layer is small."""
-        v, d = config.vocab_size, config.d_model
+        v, d, u = config.vocab_size, config.d_model, config.d_hidden
         return {
             "token_embedding.weight": Start((v, d), std=sqrt(0.5)),
             "position_embedding.weight": Start((config.context_length, d), std=sqrt(0.5)),
@@ -68,7 +70,8 @@ class AttentionLanguageModel(LayeredModel):
             **linear_layer("key", d, d, std=1 / sqrt(d)),
             **linear_layer("value", d, d, std=1 / sqrt(d)),
             **linear_layer("projection", d, d, std=1 / sqrt(d)),
-            **linear_layer("output", d, v, std=0.1 / sqrt(d)),
+            **linear_layer("hidden", d, u, std=1 / sqrt(d)),
+            **linear_layer("output", u, v, std=0.1 / sqrt(u)),
         }
 
     def forward(self, contexts: Contexts) -> tuple[Matrix, AttentionLMCache]:
@@ -93,13 +96,18 @@ class AttentionLanguageModel(LayeredModel):
             mixed += mixture  # B x D in the end
             heads.append(head)
         out = layers.add_rows(last, self.linear("projection", mixed))  # B x D
-        logits = self.linear("output", out)  # B x V
-        return logits, AttentionLMCache(tokens, positions, lengths, x, last, heads, mixed, out)
+        sums = self.linear("hidden", out)  # B x U
+        hidden = layers.tanh(sums)  # B x U
+        logits = self.linear("output", hidden)  # B x V
+        cache = AttentionLMCache(tokens, positions, lengths, x, last, heads, mixed, out, hidden)
+        return logits, cache
 
     def backward(self, dlogits: Matrix, cache: AttentionLMCache) -> Parameters:
         """The forward's lines in reverse: B x V -> the slope of the loss by every parameter."""
         g: Parameters = {}
-        dout = self.linear_backward("output", dlogits, cache.out, g)  # B x D
+        dhidden = self.linear_backward("output", dlogits, cache.hidden, g)  # B x U
+        dsums = layers.tanh_backward(dhidden, cache.hidden)  # B x U
+        dout = self.linear_backward("hidden", dsums, cache.out, g)  # B x D
         dmixed = self.linear_backward("projection", dout, cache.mixed, g)  # B x D
         dqueries, dkeys, dvalues = [], [], []  # B x D, N x D, N x D in the end
         for drow, head in zip(dmixed, cache.heads):
@@ -107,14 +115,13 @@ class AttentionLanguageModel(LayeredModel):
             dqueries += dq
             dkeys += dk
             dvalues += dv
-        # Every row of x became a key and a value; the last one of each context also a query and the
-        # start of the residual path. Where a number is used several times, its slopes add up.
+        # Every row of x became a key and a value, the last of each context also a query and the
+        # start of the residual path: the slopes add up.
         dx = layers.add_rows(
             self.linear_backward("key", dkeys, cache.x, g),
             self.linear_backward("value", dvalues, cache.x, g),
         )  # N x D
-        dlast = self.linear_backward("query", dqueries, cache.last, g)  # B x D
-        dlast = layers.add_rows(dout, dlast)
+        dlast = layers.add_rows(dout, self.linear_backward("query", dqueries, cache.last, g))
         for end, drow in zip(accumulate(cache.lengths), dlast):
             dx[end - 1] = list(map(add, dx[end - 1], drow))
         v, c = self.config.vocab_size, self.config.context_length

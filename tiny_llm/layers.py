@@ -192,8 +192,6 @@ def split_rows(x: Matrix, lengths: Sequence[int]) -> list[Matrix]:
 # ---------------------------------------------------------------- rung 3: the modern block
 
 LAYER_NORM_EPSILON = 1e-5  # GPT-2's; keeps a constant row from a division by zero
-
-
 LayerNormCache = list[tuple[Vector, float]]  # N times: the normalized row, and 1 / deviation
 
 

@@ -28,7 +28,7 @@ class MLPConfig(Config):
     """The sizes of rung 1."""
 
     vocab_size: int
-    context_length: int = 6
+    context_length: int = 16
     d_embedding: int = 16
     d_hidden: int = 96
 

@@ -41,7 +41,7 @@ def test_every_step_leaves_a_line_that_any_tool_can_read():
     assert all(record["loss"] > 0 and record["tokens_per_second"] > 0 for record in records)
     assert all(record["gradient_norm"] > 0 for record in records)
     rates = [record["learning_rate"] for record in records]
-    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+    assert rates[:4] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1])
     evaluated = [record for record in records if record["val_loss"] is not None]
     assert [record["step"] for record in evaluated] == [5, 10, 12]
     means = [sum(r["loss"] for r in records[a:b]) / (b - a) for a, b in ((0, 5), (5, 10), (10, 12))]

@@ -97,7 +97,7 @@ def test_a_run_from_python_alone(capsys):
     "options, cut, problem",
     [
         ({"learning_rate": -1.0}, Cut(), "--learning-rate must be above 0, not -1.0"),
-        ({"min_lr": 1.0}, Cut(), "--min-lr 1 is above --learning-rate 0.3"),
+        ({"min_lr": 1.0}, Cut(), "--min-lr 1 is above --learning-rate 0.1"),
         ({"dropout": 0.1}, Cut(), "--dropout is there for --model modern, not for mlp"),
         ({}, Cut(vocab_size=300), "--vocab-size is the size of a new --tokenizer bpe"),
     ],

@@ -153,7 +153,8 @@ def matrices_of(model, cache, logits):
     if isinstance(model, AttentionLanguageModel):
         (head,) = cache.heads
         made += [head.queries, head.keys, head.values, cache.mixed, head.scores, head.weights]
-        return [*made, model.linear("projection", cache.mixed), cache.out, logits]
+        made += [model.linear("projection", cache.mixed), cache.out]
+        return [*made, model.linear("hidden", cache.out), cache.hidden, logits]
     for i, block in enumerate(cache.blocks):
         heads = [rows for h in block.heads[0] for rows in (h.scores[-1:], h.weights[-1:])]
         qkv = model.linear(f"h.{i}.attn.c_attn", block.normed_1)
@@ -479,7 +480,7 @@ def test_extreme_weights_give_a_whole_trace_or_a_clear_refusal(build, value):
 
 
 def test_a_step_that_does_not_help_is_told():
-    model, optimizer = AttentionLanguageModel(AttentionConfig(5, 4, 4)), AdamW(0.01)
+    model, optimizer = AttentionLanguageModel(AttentionConfig(5, 4, 4, 6)), AdamW(0.01)
     for _ in range(12):
         trace(model, TOKENIZER, optimizer, "ab")
     told = trace(model, TOKENIZER, optimizer, "ac")  # AdamW still goes towards b
@@ -834,7 +835,7 @@ def test_the_loss_falls(folder, capsys, model):
     told = json_of(capsys, "--model", model)
     assert told["again"]["loss"] < told["again"]["loss_before"]
     assert told["tokens"]["targets"][-1]["text"] == " "
-    assert told["config"]["context_length"] == {"mlp": 6, "attention": 8, "modern": 16}[model]
+    assert told["config"]["context_length"] == 16
     assert told["backward"]["slope"]["agree"]
     assert main(["trace", "--model", model]) == 0
     out, err = capsys.readouterr()
@@ -908,7 +909,7 @@ def test_models_of_lines_and_of_pieces(folder, capsys):
 def test_a_text_without_the_usual_prompt(folder, capsys):
     Path("text.txt").write_text("xyzzy " * 20, encoding="utf-8")
     told = json_of(capsys, "--data", "text.txt")
-    assert "".join(t["text"] for t in told["tokens"]["seen"]) == "xyzzy "
+    assert "".join(t["text"] for t in told["tokens"]["seen"]) == "xyzzy xyzzy xyzz"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tiny_llm.tokenizer import CharTokenizer
 LANES = 1e-5  # of a parameter's largest slope: what the rounding of lanes may change
 SMALL = {  # small enough that every number of every parameter is checked within seconds
     "mlp": {"context_length": 6, "d_embedding": 4, "d_hidden": 8},
-    "attention": {"context_length": 6, "d_model": 8},
+    "attention": {"context_length": 6, "d_model": 8, "d_hidden": 8},
     "modern": {"context_length": 6, "d_model": 8, "n_heads": 2, "n_layers": 2},
 }
 

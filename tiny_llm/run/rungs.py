@@ -30,11 +30,11 @@ class Rung(NamedTuple):
 RUNGS = {
     "mlp": Rung(
         MLPLanguageModel, MLPConfig, repeat=8,
-        options={"optimizer": "sgd", "learning_rate": 0.3, "batch_size": 16},
+        options={"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 16},
     ),
     "attention": Rung(
-        AttentionLanguageModel, AttentionConfig, repeat=14,
-        options={"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 16},
+        AttentionLanguageModel, AttentionConfig, repeat=8,
+        options={"optimizer": "sgd", "learning_rate": 0.3, "batch_size": 16},
     ),
     "modern": Rung(
         ModernLanguageModel, ModernConfig, repeat=20,
