@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 from tiny_llm.fast.products import WAYS
-from tiny_llm.run.errors import UsageError
+from tiny_llm.run.errors import UsageError, problem_with_name
 from tiny_llm.run.options import BY_NAME, LARGEST, TYPES, problem_with
 from tiny_llm.run.rungs import flag
 from tiny_llm.run.sources import Cut
@@ -66,10 +66,24 @@ def number(description: str, accepts: Callable[[float], bool]) -> Callable[[str]
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (math.isfinite(value) and accepts(value)):
-            raise argparse.ArgumentTypeError(f"must be {description}, not {text}")
+            kind = "" if math.isfinite(value) else "a finite number "
+            raise argparse.ArgumentTypeError(f"must be {kind}{description}, not {text}")
         return value
 
     return parse
+
+
+def file_name(text: str) -> Path:
+    """A path that is not empty, and no address of something elsewhere."""
+    return Path(data_name(text))
+
+
+def data_name(text: str) -> str:
+    """As `file_name`, or - for standard input."""
+    problem = problem_with_name(text)
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text} {problem}".lstrip())
+    return text
 
 
 def text_encoding(name: str) -> str:
@@ -103,6 +117,7 @@ def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--data",
+        type=data_name,
         metavar="FILE",
         help="a text file, one of tokens (see prepare), or - for standard input (built-in corpus)",
     )
@@ -134,7 +149,7 @@ def add_cutting(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--tokenizer-file",
-        type=Path,
+        type=file_name,
         metavar="FILE",
         help="a tokenizer made before: tokenizer.json, or a folder with vocab.json and merges.txt",
     )
@@ -348,12 +363,16 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """A saved model, by itself or behind --checkpoint."""
     parser.add_argument(
-        "model_file", nargs="?", type=Path, metavar="CHECKPOINT", help="as --checkpoint names it"
+        "model_file",
+        nargs="?",
+        type=file_name,
+        metavar="CHECKPOINT",
+        help="as --checkpoint names it",
     )
     parser.add_argument(
         "-c",
         "--checkpoint",
-        type=Path,
+        type=file_name,
         metavar="FILE",
         help="a saved model (the newest in runs/)",
     )

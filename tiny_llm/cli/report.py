@@ -59,10 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="the page (CHECKPOINT with .report.html)"
+        "-o",
+        "--out",
+        type=flags.file_name,
+        metavar="FILE",
+        help="the page (CHECKPOINT with .report.html)",
     )
     parser.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="of the run (those beside the checkpoint)"
+        "--metrics",
+        type=flags.file_name,
+        metavar="FILE",
+        help="of the run (those beside the checkpoint)",
     )
     flags.add_data(parser)
     parser.add_argument(
@@ -85,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Gather, draw, write."""
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
-    out = args.out or args.checkpoint.with_suffix(".report.html")
+    out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.report.html"
     check_out(
         out,
         lambda: GENERATOR.encode() in out.read_bytes()[:1000],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tiny_llm.cli import options as flags
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",
         "--checkpoint",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help="a saved model, with its own optimizer and learning rate (a new model)",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.sample import print_sample, prompt_of
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
-from tiny_llm.run.errors import UsageError, UserError, program
+from tiny_llm.run.errors import UsageError, UserError, to_type
 from tiny_llm.run.files import RunFiles, run_files
 from tiny_llm.run.keeping import Keeper
 from tiny_llm.run.rungs import RUNGS
@@ -50,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_saving(parser: argparse.ArgumentParser) -> None:
     """Where to and when."""
     add = parser.add_argument_group("saving").add_argument
-    add("-o", "--out", type=Path, metavar="FILE", help="the checkpoint (runs/MODEL.safetensors)")
+    add(
+        "-o",
+        "--out",
+        type=flags.file_name,
+        metavar="FILE",
+        help="the checkpoint (runs/MODEL.safetensors)",
+    )
     add(
         "--save-every",
         type=whole_number(1),
@@ -59,13 +64,13 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--metrics",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help="losses, rate and speed of every step, a JSON line each (runs/MODEL.metrics.jsonl)",
     )
     add("--sample-every", type=whole_number(1), metavar="N", help="steps between two samples")
     add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
-    add("--resume", type=Path, metavar="FILE", help="go on with an interrupted run")
+    add("--resume", type=flags.file_name, metavar="FILE", help="go on with an interrupted run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,12 +166,14 @@ def _train(
 
 def _resume_command(args: argparse.Namespace, out: Path) -> str:
     """What to type to go on."""
-    words = [*program().split(), "train", "--resume", str(out)]
-    if args.data:
-        words += ["--data", args.data]
-    if args.encoding != "utf-8":
-        words += ["--encoding", args.encoding]
-    return shlex.join(words)
+    given = {
+        "--resume": out,
+        "--data": args.data,
+        "--encoding": args.encoding if args.encoding != "utf-8" else None,
+        "--metrics": args.metrics,
+        "--save-every": args.save_every,
+    }
+    return to_type("train", {flag: str(value) for flag, value in given.items() if value})
 
 
 def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
@@ -181,10 +188,8 @@ def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress:
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
-    words = ["generate", "--checkpoint", str(files.out), "--seed", "1"]
-    if "\n" not in prompt:
-        words[3:3] = ["--prompt", prompt]
-    command = shlex.join([*program().split(), *words])
+    shown = {"--prompt": prompt} if prompt.isprintable() else {}  # no shell takes all the others
+    command = to_type("generate", {"--checkpoint": str(files.out), **shown, "--seed": "1"})
     progress.note(
         f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"
     )

@@ -116,7 +116,9 @@ def problem_with(field: Any, value: Any) -> Optional[str]:
         value = float(value)
     if type(value) is not kind:
         return f"must be of type {kind.__name__}, not {str(value)[:40]!r}"
-    if (kind is float and not math.isfinite(value)) or not check.accepts(value):
+    if kind is float and not math.isfinite(value):
+        return f"must be a finite number {check.says}, not {value}"
+    if not check.accepts(value):
         return f"must be {check.says}, not {str(value)[:40]}"
     if kind is int and value > LARGEST:
         return f"must be at most {LARGEST:,}"

@@ -180,7 +180,7 @@ def _recent_from(values: Any) -> RecentLosses:
 
 def newest(ending: str) -> Optional[Path]:
     """The file in runs/ with this ending that was written last, if there is one."""
-    found = RUNS.glob("*" + ending)
+    found = filter(Path.is_file, RUNS.glob("*" + ending))
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 

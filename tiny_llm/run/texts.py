@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from tiny_llm.files.encodings import codec, misread, undecodable
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, problem_with_name
 from tiny_llm.text.tokenizers import Tokenizer
 
 DEFAULT_PROMPT = "language models "
@@ -37,7 +37,7 @@ def read_text(data: Optional[str], encoding: str) -> Text:
     elif data == "-":
         name, content = "standard input", sys.stdin.buffer.read()
     else:
-        name, content = data, _read_file(Path(data))
+        name, content = data, _read_file(data)
     problem = misread(content, encoding)
     if problem:
         raise UserError(f"{name} {problem}")
@@ -51,13 +51,16 @@ def read_text(data: Optional[str], encoding: str) -> Text:
     return Text(text, name)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(name: str) -> bytes:
+    problem = problem_with_name(name)
+    if problem:
+        raise UserError(f"the name of the text, {name!r}, {problem}")
     try:
-        return path.read_bytes()
+        return Path(name).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}; give the path of a text file") from None
+        raise UserError(f"there is no file {name}; give the path of a text file") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a text file") from None
+        raise UserError(f"cannot read {name}: {error.strerror}; give a text file") from None
 
 
 def _built_in_corpus() -> Path:
