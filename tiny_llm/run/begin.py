@@ -60,6 +60,7 @@ def begin(
     elif values["min_lr"] > values["learning_rate"]:
         rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
         raise UsageError(f"--min-lr {rates}")
+    _check_length(config, material)  # before so large a model is made in vain
     model = RUNGS[rung].model(config, seed=values["seed"])
     batches = _batches(model, material, values["batch_size"], values["seed"])
     accumulation = values["gradient_accumulation_steps"]
@@ -103,6 +104,7 @@ def resume(
         )
     _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
     material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
+    _check_length(run.model.config, material)
     batches = batches_of(run, material)
     accumulation = run.options.gradient_accumulation_steps
     steps = given.get("steps") or (repeat or 0) * batches.steps_per_pass // accumulation
@@ -147,20 +149,24 @@ def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
             )
 
 
-def batches_of(run: Run, material: Material) -> Batches:
-    """What each step trains on. Raises ValueError for a text that is shorter than a context."""
-    return _batches(run.model, material, run.options.batch_size, run.options.seed)
-
-
-def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
-    length, tokens = model.config.context_length, len(material.train.ids)
+def _check_length(config: Any, material: Material) -> None:
+    """Raises ValueError for a training part that is shorter than a context."""
+    length, tokens = config.context_length, len(material.train.ids)
     if tokens <= length and not material.lines:
         raise ValueError(
             f"the training part has {tokens} tokens, too few for a context of {length} and the "
             f"token that follows it; use a longer text or a context length of at most "
             f"{max(1, tokens - 1)}"
         )
-    examples = material.train.examples(length, model.predicts_every_token)
+
+
+def batches_of(run: Run, material: Material) -> Batches:
+    """What each step trains on."""
+    return _batches(run.model, material, run.options.batch_size, run.options.seed)
+
+
+def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
+    examples = material.train.examples(model.config.context_length, model.predicts_every_token)
     return Batches(examples, batch_size, seed, Shuffled)
 
 

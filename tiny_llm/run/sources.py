@@ -98,6 +98,13 @@ class TextSource:
         else:
             both = split(self.text, val_fraction)
             train, val = (RunningText(tokenizer.encode(part)) for part in both)
+            for name, part in ("training", train), ("held-out", val):
+                if len(part.ids) < 2:
+                    raise ValueError(
+                        f"the {name} part is a single token, and 2 are the least (one to see, one "
+                        f"to predict); use a longer text, another validation fraction, or a "
+                        f"tokenizer with shorter tokens"
+                    )
         return Material(self.name, tokenizer, train, val, val_fraction, lines, self.sha256)
 
     def unsplit(self, tokenizer: Tokenizer, lines: bool) -> Corpus:
