@@ -15,8 +15,8 @@ from tiny_llm.cli.sample import print_sample, prompt_of
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError, to_type
-from tiny_llm.run.files import RunFiles, run_files
-from tiny_llm.run.keeping import Keeper
+from tiny_llm.run.files import run_files
+from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.sources import Material, read_source
@@ -24,7 +24,7 @@ from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.progress import Progress
-from tiny_llm.view.terminal import style_for
+from tiny_llm.view.terminal import number_text, style_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
                 f"    {_resume_command(args, out)}\n"
             )
             return 130 if interrupt.requested else 0
-    _conclude(current, args, files, progress)
+    _conclude(current, args, keeper, progress)
     return 0
 
 
@@ -152,10 +152,8 @@ def _train(
                     progress.clear()
                     print_sample(current, args, options.seed)
     except Diverged as error:
-        clip = "" if options.grad_clip else ", or clip long gradients (--grad-clip 1)"
         raise UserError(
-            f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
-            f"high, try a tenth of it{clip}; {keeper.left_behind()}"
+            f"{error}, so training stopped: {lower(options)}; {keeper.left_behind()}"
         ) from None
     except WorkerDied as error:
         raise UserError(f"{error}; {keeper.left_behind()}") from None
@@ -176,15 +174,22 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
     return to_type("train", {flag: str(value) for flag, value in given.items() if value})
 
 
-def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
-    """The result, a sample, and what to do next."""
-    best, patience = current.best, current.options.patience
+def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: Progress) -> None:
+    """The result, a sample, and what to do next. Raises UserError if it is worse than guessing."""
+    best, patience, files = current.best, current.options.patience, keeper.files
     if current.is_exhausted:
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
+    if keeper.is_above(LOST):
+        loss = number_text(keeper.history[-1].val_loss, 3)
+        raise UserError(
+            f"the run ends with a validation loss of {loss} where guessing costs "
+            f"{keeper.guessing:.3f}, so the model has learned nothing: {lower(current.options)}"
+            f"; {keeper.left_behind()}"
+        )
     if best:
         is_beside = best.step < current.step and files.best.exists()
         where = f", kept as {files.best}" if is_beside else ""
-        loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
+        loss = f"best validation loss {number_text(best.val_loss, 3)} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
