@@ -11,6 +11,8 @@ import pytest
 
 from tiny_llm import layers
 from tiny_llm.cli import main
+from tiny_llm.model import rows_of
+from tiny_llm.run.saved import load_run, save_run
 
 ROOT = Path(__file__).parents[2]
 RUNGS = ("mlp", "attention", "modern")
@@ -427,3 +429,23 @@ def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
     train(text, "--quiet")
     assert main(["eval", "--quiet"]) == 1
     assert "the built-in corpus is not the text that it was trained on" in error_of(capsys)
+
+
+@pytest.mark.parametrize("model", RUNGS)
+@pytest.mark.parametrize("command", ["eval", "attention", "generate", "report", "trace"])
+def test_weights_too_large_to_compute_with_give_no_result(text, capsys, command, model):
+    train(text, model=model)
+    run = load_run(Path(f"runs/{model}.safetensors"), to_train=True)
+    for tensor in run.model.parameters.values():
+        for row in rows_of(tensor):
+            row[:] = [(-1) ** i * 1e308 for i in range(len(row))]
+    save_run(Path("huge"), run)
+    capsys.readouterr()
+    data = ["--data", text] if command == "eval" else []
+    assert main([command, "-c", "huge", "--quiet", *data]) == 1
+    out, err = capsys.readouterr()
+    if command == "attention" and model == "mlp":
+        assert "no attention" in err
+    else:
+        assert "too large" in err and len(err.splitlines()) == 1
+    assert "nan" not in out and not Path("huge.report.html").exists()

@@ -7,6 +7,7 @@ import math
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
@@ -79,6 +80,7 @@ def _print_part(name: str, part: Corpus, current: Run) -> None:
         current.model,
         part.examples(current.model.config.context_length, current.model.predicts_every_token),
     )
+    check_finite([[loss]])
     _print_row(name, f"{len(part.ids):,}", loss, _ratio(part, current))
 
 
