@@ -1,5 +1,6 @@
 """What a user types, and what comes back: results, exit codes, and one line for every mistake."""
 
+import errno
 import io
 import os
 import re
@@ -140,9 +141,49 @@ def test_unicode_from_end_to_end(folder, capsys):
     for model in RUNGS:
         flags = ["--show-attention"] if model != "mlp" else []
         assert train("text.txt", "-p", "日本語 \U0001f600", *flags, model=model) == 0
-    done = run("generate", "-p", "\U0001f600", env={"PYTHONIOENCODING": "ascii"})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+def test_what_goes_to_no_terminal_is_utf_8(text, encoding):
+    assert train(text, "--tokenizer", "bpe", "--quiet") == 0
+    words = ["generate", "-p", "שלום \U0001f600", "-n", "1"]
+    done = run(*words, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
     assert done.returncode == 0
-    assert done.stdout.startswith(b"\\U0001f600")
+    assert done.stdout.startswith("שלום \U0001f600".encode())
+    assert "prompt 'שלום \U0001f600'".encode() in done.stderr
+
+
+def test_a_terminal_gets_its_own_encoding_with_escapes(monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    terminal, pipe = Terminal(io.BytesIO(), "cp1252"), io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", pipe)
+    assert main(["tokenizer", "show", "é ש", "--tokenizer", "none"]) == 1
+    print("é ש", end="", flush=True)
+    print("é ש", end="", file=sys.stderr, flush=True)
+    assert terminal.buffer.getvalue() == b"\xe9 \\u05e9"
+    assert pipe.buffer.getvalue().endswith("é ש".encode())
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "standard output: No space left"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "error: Resource temp"),
+        (OSError(errno.EMFILE, "Too many open files"), "error: Too many open files"),
+        (OSError(errno.EACCES, "Permission denied", "some file"), "some file: Permission denied"),
+    ],
+)
+def test_the_culprit_of_an_error_is_named_only_if_known(error, said, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tiny_llm.cli.generate.open_checkpoint", fail)
+    assert main(["generate"]) == 1
+    assert said in error_of(capsys)
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_characters(folder, capsys):
