@@ -35,7 +35,13 @@ COMMANDS = {
     "bench": ("bench", "measure what this machine and this Python can do"),
     "report": ("report", "write one HTML page about a saved model, to be handed out"),
 }
-UNWRITABLE = {errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", errno.EIO)}
+UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EIO,
+    errno.EBADF,
+    errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.EIO),
+}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -24,7 +24,7 @@ from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
-from tiny_llm.run.saved import Run, newest_checkpoint
+from tiny_llm.run.saved import LEFT_OUT, Run, newest_checkpoint
 from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Lines
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
@@ -244,6 +244,13 @@ def _summary(current: Run, material: Optional[Material]) -> str:
     return summary
 
 
+# The options that a row tells of. Where another version wrote one of them, it would tell a default.
+_STEPS = ["steps", "batch_size", "gradient_accumulation_steps"]
+_OPTIMIZER = ["optimizer", "learning_rate", "schedule", "min_lr", "warmup_steps", "weight_decay",
+              "grad_clip"]  # fmt: skip
+OF_ANOTHER = "written by another version, and not understood here"
+
+
 def _facts(
     current: Run, material: Optional[Material], pairs: Optional[float]
 ) -> list[tuple[str, str]]:
@@ -255,7 +262,7 @@ def _facts(
     kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
     missing = "not known without the text (--data FILE)"
     best = current.best
-    return [
+    facts = [
         ("model", f"{current.rung}, {type(current.model).__name__}"),
         ("made of", ", ".join(functions_of(current.model))),
         ("sizes", ", ".join(f"{name} {value}" for name, value in config.items())),
@@ -270,6 +277,11 @@ def _facts(
         ("guessing costs", f"ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}"),
         ("counting pairs costs", missing if pairs is None else f"{pairs:.3f} nats per {unit}"),
     ]
+    told = {"steps": _STEPS, "optimizer": _OPTIMIZER, "seed": ["seed"], "text": ["val_fraction"]}
+    return [
+        (name, OF_ANOTHER if set(told.get(name, [])) & set(current.unknown) else fact)
+        for name, fact in facts
+    ] + [("left out", f"{LEFT_OUT}{', '.join(current.unknown)}")] * bool(current.unknown)
 
 
 def _text(current: Run, material: Optional[Material]) -> str:

@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     source = read_source(args.data, args.encoding)
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
-        given = {**vars(args), **flags.options_of(args), "matmul": args.matmul}
+        given = {"model": args.model, **flags.sizes_of(args), **flags.cut_of(args)._asdict()}
+        given.update(flags.options_of(args), matmul=args.matmul)  # not what the environment says
         current, material = resume(args.resume, source, given, args.repeat, notes.fact)
     else:
         rung, sizes, options = args.model or "mlp", flags.sizes_of(args), flags.options_of(args)

@@ -65,6 +65,10 @@ def build_config(rung: str, vocab_size: int, sizes: dict[str, Optional[Any]]) ->
         raise UsageError(
             f"{flag(name)} is no size of --model {rung}, which has {', '.join(map(flag, own))}"
         )
+    for field in dataclasses.fields(RUNGS[rung].config):
+        value = given.get(field.name, False)
+        if field.type in (bool, "bool") and type(value) is not bool:
+            raise UsageError(f"{flag(field.name)} must be True or False, not {value!r}")
     try:
         return RUNGS[rung].config(vocab_size, **given)
     except ValueError as error:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional, Union
 from tiny_llm.batches import split
 from tiny_llm.files.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import flag
 from tiny_llm.run.texts import Text, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
@@ -73,12 +74,13 @@ class TextSource:
             raise UsageError(
                 "--tokenizer-file names a finished bpe; leave out what describes another"
             )
+        check_names("tokenizer", [cut.tokenizer or "char"], ["char", "bpe"])
         if cut.vocab_size and cut.tokenizer != "bpe":
             raise UsageError(
                 "--vocab-size is the size of a new --tokenizer bpe; without one, leave it out"
             )
         if cut.tokenizer_file:
-            return load_tokenizer(cut.tokenizer_file)
+            return load_tokenizer(Path(cut.tokenizer_file))
         if cut.tokenizer != "bpe":
             return CharTokenizer.from_text(self.text + "\n" * bool(cut.lines))
         if cut.lines:
