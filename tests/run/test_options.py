@@ -1,5 +1,6 @@
 """One table of options: flags, checks and stored runs follow from it."""
 
+import argparse
 import dataclasses
 import re
 import subprocess
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tiny_llm.cli import main
+from tiny_llm.cli import gradcheck, main, train
+from tiny_llm.cli.options import SIZES
 from tiny_llm.files import checkpoint
 from tiny_llm.run import saved
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.options import BY_NAME, Options, options_from
+from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import load_run, model_from, save_run
 from tiny_llm.run.sources import Cut, read_source
 
@@ -62,6 +65,34 @@ def test_every_option_with_a_help_is_a_flag(capsys):
     for name, field in BY_NAME.items():
         if field.metadata["help"]:
             assert "--" + name.replace("_", "-") in out, name
+
+
+def stated(add_arguments):
+    """option -> what its help says in brackets at its end."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return {a.dest: a.help.rpartition("(")[2][:-1] for a in parser._actions if a.help[-1] == ")"}
+
+
+def test_help_says_what_each_rung_has_by_default():
+    said = stated(train.add_arguments)
+    rates = [f"{name} {rung.options['learning_rate']:g}" for name, rung in RUNGS.items()]
+    assert said["learning_rate"] == ", ".join(rates)
+    assert said["repeat"] == ", ".join(f"{name} {rung.repeat}" for name, rung in RUNGS.items())
+    depending = {"min_lr", "eval_every", "workers", "matmul", "vocab_size"}  # on more
+    for rung in RUNGS:
+        run, _ = begin(read_source("text.txt"), rung)
+        taken = {**dataclasses.asdict(run.options), **dataclasses.asdict(run.model.config)}
+        for name in said.keys() & taken.keys() - depending:
+            own = dict(part.split(" ") for part in said[name].split(", ") if " " in part)
+            word = own.get(rung, said[name])
+            assert {"yes": True}.get(word, word) == taken[name] or float(word) == taken[name]
+    assert depending | set(SIZES) < said.keys()
+
+
+def test_help_of_gradcheck_says_what_is_small_in_it():
+    said = stated(gradcheck.add_arguments)
+    assert (said["context_length"], said["n_layers"]) == ("6", "modern 2")
 
 
 def test_an_option_more_is_one_entry(monkeypatch, capsys):

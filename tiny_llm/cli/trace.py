@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_cutting(flags.add_data(parser))
     flags.add_sizes(parser)
-    group = parser.add_argument_group("training (each rung has its own defaults)")
+    group = parser.add_argument_group("training")
     flags.add_option(group, "optimizer")
     flags.add_option(group, "learning_rate")
     flags.add_seed(parser)

@@ -74,7 +74,7 @@ class Options:
         1, at_least(1), "processes that share each step (1 for small steps, else one a core)"
     )
     seed: int = option(0, at_least(0))
-    optimizer: str = option("sgd", OPTIMIZERS, "sgd, or adamw (modern)", "optimizer")
+    optimizer: str = option("sgd", OPTIMIZERS, "how slopes become steps", "optimizer")
     learning_rate: float = option(
         0.1, POSITIVE, "the highest of the run", "optimizer", ("--learning-rate", "--lr")
     )
@@ -88,12 +88,14 @@ class Options:
     beta1: float = option(0.9, BELOW_1, "memory of adamw for slopes", "optimizer")
     beta2: float = option(0.99, BELOW_1, "memory of adamw for their squares", "optimizer")
     dropout: float = option(
-        0.0, BELOW_1, "share of the numbers that training drops (modern)", "optimizer"
+        0.0, BELOW_1, "share of the numbers that training drops; modern alone", "optimizer"
     )
     val_fraction: float = option(
         0.1, SHARE, "share of the text held out: its end, or of --lines every 1/X-th", "validation"
     )
-    eval_every: int = option(1, at_least(1), "steps between validations", "validation")
+    eval_every: int = option(
+        1, at_least(1), "steps between validations (a tenth of the run)", "validation"
+    )
     patience: int = option(
         0, at_least(0), "end after N validations without a new best; 0: never", "validation"
     )
