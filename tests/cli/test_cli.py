@@ -358,6 +358,24 @@ def test_a_full_disk_behind_standard_output(text):
     assert done.stderr == "tiny-lm: error: standard output: No space left on device\n"
 
 
+def test_a_full_disk_behind_any_result_is_named_by_its_file(text, monkeypatch, capsys):
+    assert train(text, "--out", "m", "--quiet") == 0
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as os.fsync does: no file name
+
+    monkeypatch.setattr("tiny_llm.files.atomic.os.fsync", full)
+    for words, out in [
+        (["report", "m"], "m.report.html"), (["prepare", text], "tokens.bin"),
+        (["plot", "m.metrics.jsonl", "--svg", "a.svg"], "a.svg"),
+        (["tokenizer", "train", "-o", "t.json"], "t.json"),
+        (["train", *TINY["mlp"], "--out", "n"], "n.metrics.jsonl"),
+    ]:  # fmt: skip
+        assert main([*words, "--quiet"]) == 1
+        assert f"cannot write {out}: No space left on device" in error_of(capsys)
+        assert not Path(out).exists()
+
+
 def test_a_reader_that_has_seen_enough_makes_no_noise(text):
     assert train(text, "--quiet") == 0
     command = f"'{sys.executable}' -m tiny_llm generate --quiet -n 3000 | head -c 1"
@@ -490,3 +508,13 @@ def test_weights_too_large_to_compute_with_give_no_result(text, capsys, command,
     else:
         assert "too large" in err and len(err.splitlines()) == 1
     assert "nan" not in out and not Path("huge.report.html").exists()
+
+
+def test_huge_losses_keep_to_their_columns(text, capsys):
+    assert train(text, "--lr", "1e20", steps=9) == 1
+    capsys.readouterr()
+    assert main(["eval", "--data", text]) == 0
+    assert {len(line) for line in capsys.readouterr().out.splitlines()} == {78}
+    assert main(["report", "--data", text]) == 0
+    page = Path("runs/mlp.report.html").read_text("utf-8")
+    assert re.search(r"Its best loss on held-out text is \S{1,8} nats", page)

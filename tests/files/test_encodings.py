@@ -6,9 +6,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tiny_llm.cli import main
 from tiny_llm.files.encodings import codec, misread
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.texts import read_text
 
 QUOTES = "He said “no” – it’s a café. " * 40
 ENGLISH, RUSSIAN = "the cat sat on the mat. " * 40, "привет, мир. " * 40
@@ -100,3 +104,23 @@ def test_the_encoding_that_is_named_reads_the_text():
     Path("text").write_bytes(QUOTES.encode("cp1252"))
     words = ["train", "--data", "text", "--encoding", "cp1252", "--steps", "1", "--quiet"]
     assert main([*words, "--context-length", "4", "-n", "0", "-p", "“no”"]) == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_no_text_in_utf_8_is_taken_for_something_else(text):
+    content = text.encode()
+    known = content.startswith((b"%PDF-", b"GIF89a", b"BZh91AY&SY"))
+    assert known or misread(content, "utf-8") is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(), st.sampled_from(["utf-8", "latin-1", "utf-16", "shift_jis"]))
+def test_any_bytes_are_text_or_refused_in_a_line(content, encoding):
+    Path("text").write_bytes(content)
+    try:
+        text = read_text("text", encoding).content
+    except UserError as error:
+        assert str(error).startswith("text ") and "\n" not in str(error)
+    else:
+        assert (text and "\0" not in text) or encoding == "utf-16"

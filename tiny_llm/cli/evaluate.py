@@ -88,4 +88,10 @@ def _print_row(name: str, count: str, loss: float, tokens_per_character: float) 
     """One line of the table; a nat is 1 / ln 2 bits, and perplexity e to the loss."""
     perplexity = math.exp(min(loss, 700.0))  # beyond that a float cannot hold it
     bits = loss * tokens_per_character / math.log(2)
-    print(f"{name[-31:]:<32}{count:>11}{loss:>8.3f}{perplexity:>12.2f}{bits:>15.3f}", flush=True)
+    numbers = f"{_figure(loss, 3):>8}{_figure(perplexity, 2):>12}{_figure(bits, 3):>15}"
+    print(f"{name[-31:]:<32}{count:>11}{numbers}", flush=True)
+
+
+def _figure(value: float, digits: int) -> str:
+    """A number with these decimals, as long as it fits in its column."""
+    return f"{value:.{digits}f}" if value < 1000 * 10**digits else f"{value:.1e}"

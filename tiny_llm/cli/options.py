@@ -93,7 +93,7 @@ def text_encoding(name: str) -> str:
         b"".decode(name)
     except (LookupError, ValueError):
         raise argparse.ArgumentTypeError(
-            f"{name!r} is not an encoding that Python knows; try utf-8, latin-1 or utf-16"
+            f"{name!r} is not an encoding that Python knows; try utf-8, cp1252 or utf-16"
         ) from None
     return name
 

@@ -40,6 +40,7 @@ from tiny_llm.view.report.facts import (
 )
 from tiny_llm.view.report.page import GENERATOR, Report, render
 from tiny_llm.view.report.pictures import Yardstick
+from tiny_llm.view.terminal import loss_text
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 OWN = 1  # which of them writes the passage, where there is no other
@@ -238,7 +239,7 @@ def _summary(current: Run, material: Optional[Material]) -> str:
     if best:
         guessing = guessing_loss(current.tokenizer.vocab_size)
         summary += (
-            f" Its best loss on held-out text is {best.val_loss:.3f} nats per {unit}, where "
+            f" Its best loss on held-out text is {loss_text(best.val_loss)} nats per {unit}, where "
             f"guessing costs {guessing:.3f}."
         )
     return summary
@@ -261,7 +262,9 @@ def _facts(
     kinds = {"char": "one token for each character", "bpe": "byte-pair encoding, pieces of words"}
     kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
     missing = "not known without the text (--data FILE)"
-    best = current.best
+    best, lowest = current.best, "–"
+    if best:
+        lowest = f"{loss_text(best.val_loss)} nats per {unit}, step {best.step:,}"
     facts = [
         ("model", f"{current.rung}, {type(current.model).__name__}"),
         ("made of", ", ".join(functions_of(current.model))),
@@ -273,7 +276,7 @@ def _facts(
         ("steps", _steps(current)),
         ("optimizer", _optimizer(current)),
         ("seed", str(options.seed)),
-        ("best loss", f"{best.val_loss:.3f} nats per {unit}, step {best.step:,}" if best else "–"),
+        ("best loss", lowest),
         ("guessing costs", f"ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}"),
         ("counting pairs costs", missing if pairs is None else f"{pairs:.3f} nats per {unit}"),
     ]

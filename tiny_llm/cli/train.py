@@ -24,7 +24,7 @@ from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.progress import Progress
-from tiny_llm.view.terminal import number_text, style_for
+from tiny_llm.view.terminal import loss_text, style_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +181,7 @@ def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: 
     if current.is_exhausted:
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
     if keeper.is_above(LOST):
-        loss = number_text(keeper.history[-1].val_loss, 3)
+        loss = loss_text(keeper.history[-1].val_loss)
         raise UserError(
             f"the run ends with a validation loss of {loss} where guessing costs "
             f"{keeper.guessing:.3f}, so the model has learned nothing: {lower(current.options)}"
@@ -190,7 +190,7 @@ def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: 
     if best:
         is_beside = best.step < current.step and files.best.exists()
         where = f", kept as {files.best}" if is_beside else ""
-        loss = f"best validation loss {number_text(best.val_loss, 3)} at step {best.step}{where}"
+        loss = f"best validation loss {loss_text(best.val_loss)} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)

@@ -166,7 +166,11 @@ def read_source(data: Optional[str], encoding: str = "utf-8") -> Source:
         try:
             file = open_tokens(data)
             file.verify()
-        except (ValueError, OSError) as error:
+        except FileNotFoundError:
+            raise UserError(f"there is no file {data}; make it with tiny-lm prepare") from None
+        except OSError as error:
+            raise UserError(f"cannot read {data}: {error.strerror or error}") from None
+        except ValueError as error:
             raise UserError(str(error)) from None
         return TokenSource(data, file)
     return TextSource(read_text(data, encoding))
