@@ -1,5 +1,6 @@
 """What a user types, and what comes back: results, exit codes, and one line for every mistake."""
 
+import errno
 import io
 import os
 import re
@@ -11,6 +12,8 @@ import pytest
 
 from tiny_llm import layers
 from tiny_llm.cli import main
+from tiny_llm.model import rows_of
+from tiny_llm.run.saved import load_run, save_run
 
 ROOT = Path(__file__).parents[2]
 RUNGS = ("mlp", "attention", "modern")
@@ -138,9 +141,49 @@ def test_unicode_from_end_to_end(folder, capsys):
     for model in RUNGS:
         flags = ["--show-attention"] if model != "mlp" else []
         assert train("text.txt", "-p", "日本語 \U0001f600", *flags, model=model) == 0
-    done = run("generate", "-p", "\U0001f600", env={"PYTHONIOENCODING": "ascii"})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+def test_what_goes_to_no_terminal_is_utf_8(text, encoding):
+    assert train(text, "--tokenizer", "bpe", "--quiet") == 0
+    words = ["generate", "-p", "שלום \U0001f600", "-n", "1"]
+    done = run(*words, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
     assert done.returncode == 0
-    assert done.stdout.startswith(b"\\U0001f600")
+    assert done.stdout.startswith("שלום \U0001f600".encode())
+    assert "prompt 'שלום \U0001f600'".encode() in done.stderr
+
+
+def test_a_terminal_gets_its_own_encoding_with_escapes(monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    terminal, pipe = Terminal(io.BytesIO(), "cp1252"), io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", pipe)
+    assert main(["tokenizer", "show", "é ש", "--tokenizer", "none"]) == 1
+    print("é ש", end="", flush=True)
+    print("é ש", end="", file=sys.stderr, flush=True)
+    assert terminal.buffer.getvalue() == b"\xe9 \\u05e9"
+    assert pipe.buffer.getvalue().endswith("é ש".encode())
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "standard output: No space left"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "error: Resource temp"),
+        (OSError(errno.EMFILE, "Too many open files"), "error: Too many open files"),
+        (OSError(errno.EACCES, "Permission denied", "some file"), "some file: Permission denied"),
+    ],
+)
+def test_the_culprit_of_an_error_is_named_only_if_known(error, said, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tiny_llm.cli.generate.open_checkpoint", fail)
+    assert main(["generate"]) == 1
+    assert said in error_of(capsys)
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_characters(folder, capsys):
@@ -315,6 +358,24 @@ def test_a_full_disk_behind_standard_output(text):
     assert done.stderr == "tiny-lm: error: standard output: No space left on device\n"
 
 
+def test_a_full_disk_behind_any_result_is_named_by_its_file(text, monkeypatch, capsys):
+    assert train(text, "--out", "m", "--quiet") == 0
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as os.fsync does: no file name
+
+    monkeypatch.setattr("tiny_llm.files.atomic.os.fsync", full)
+    for words, out in [
+        (["report", "m"], "m.report.html"), (["prepare", text], "tokens.bin"),
+        (["plot", "m.metrics.jsonl", "--svg", "a.svg"], "a.svg"),
+        (["tokenizer", "train", "-o", "t.json"], "t.json"),
+        (["train", *TINY["mlp"], "--out", "n"], "n.metrics.jsonl"),
+    ]:  # fmt: skip
+        assert main([*words, "--quiet"]) == 1
+        assert f"cannot write {out}: No space left on device" in error_of(capsys)
+        assert not Path(out).exists()
+
+
 def test_a_reader_that_has_seen_enough_makes_no_noise(text):
     assert train(text, "--quiet") == 0
     command = f"'{sys.executable}' -m tiny_llm generate --quiet -n 3000 | head -c 1"
@@ -427,3 +488,33 @@ def test_a_text_of_another_run_is_named_as_the_reason(text, capsys):
     train(text, "--quiet")
     assert main(["eval", "--quiet"]) == 1
     assert "the built-in corpus is not the text that it was trained on" in error_of(capsys)
+
+
+@pytest.mark.parametrize("model", RUNGS)
+@pytest.mark.parametrize("command", ["eval", "attention", "generate", "report", "trace"])
+def test_weights_too_large_to_compute_with_give_no_result(text, capsys, command, model):
+    train(text, model=model)
+    run = load_run(Path(f"runs/{model}.safetensors"), to_train=True)
+    for tensor in run.model.parameters.values():
+        for row in rows_of(tensor):
+            row[:] = [(-1) ** i * 1e308 for i in range(len(row))]
+    save_run(Path("huge"), run)
+    capsys.readouterr()
+    data = ["--data", text] if command == "eval" else []
+    assert main([command, "-c", "huge", "--quiet", *data]) == 1
+    out, err = capsys.readouterr()
+    if command == "attention" and model == "mlp":
+        assert "no attention" in err
+    else:
+        assert "too large" in err and len(err.splitlines()) == 1
+    assert "nan" not in out and not Path("huge.report.html").exists()
+
+
+def test_huge_losses_keep_to_their_columns(text, capsys):
+    assert train(text, "--lr", "1e20", steps=9) == 1
+    capsys.readouterr()
+    assert main(["eval", "--data", text]) == 0
+    assert {len(line) for line in capsys.readouterr().out.splitlines()} == {78}
+    assert main(["report", "--data", text]) == 0
+    page = Path("runs/mlp.report.html").read_text("utf-8")
+    assert re.search(r"Its best loss on held-out text is \S{1,8} nats", page)

@@ -303,8 +303,6 @@ def changes():
     yield "an alphabet of numbers", metadata("tokenizer", "characters", value=[1, 2])
     yield "no alphabet", metadata("tokenizer", value={})
     yield "an unknown tokenizer", metadata("tokenizer", "kind", value="words")
-    yield "an unknown optimizer", metadata("training", "optimizer", value="lion")
-    yield "steps of text", metadata("training", "steps", value="3")
     yield "a step behind the end", metadata("step", value=4)
     yield "a negative step", metadata("step", value=-1)
     yield "half a step", metadata("step", value=1.5)

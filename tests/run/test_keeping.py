@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along():
 
 
 def test_a_run_can_go_on_from_its_best(capsys):
-    assert train("-o", "m.safetensors", *RISING) == 0
+    assert train("-o", "m.safetensors", *RISING) == 1
     best = Path("m.best.safetensors").read_bytes()
     words = ["train", *FLAGS, "--resume", "m.best.safetensors", "-o", "m.safetensors"]
     for _ in range(2):  # it stays where it is
@@ -169,11 +169,11 @@ def test_a_full_disk_is_named_before_the_first_step_and_leaves_no_half_copy(caps
 
 
 def test_a_run_ends_when_its_patience_does(capsys):
-    assert train("-o", "m", *RISING, "--patience", "2", steps=400) == 0
+    assert train("-o", "m", *RISING, "--patience", "2", steps=400) == 1
     end = metadata("m")
     assert end["step"] == end["best"]["step"] + 2 * 5 < 400
     err = capsys.readouterr().err
-    assert "patience" in err and "saved m" in err
+    assert "patience" in err and "m holds step" in err
     before = Path("m").read_bytes()
     assert main(["train", *FLAGS, "--resume", "m"]) == 0  # there is nothing more to do
     assert Path("m").read_bytes() == before
@@ -196,7 +196,7 @@ def test_a_run_ends_when_its_patience_does(capsys):
 
 
 def test_without_patience_a_run_goes_on(capsys):
-    assert train("-o", "m", *RISING) == 0
+    assert train("-o", "m", *RISING) == 1
     assert metadata("m")["step"] == 30
     assert "patience" not in capsys.readouterr().err
 
@@ -210,6 +210,37 @@ def test_a_model_that_memorizes_is_said_to_once(capsys):
     err = " ".join(capsys.readouterr().err.split())
     assert err.count("only learns its text by heart") == 1
     assert "m.best holds the best" in err
+
+
+def test_a_loss_that_rises_is_no_result(capsys):
+    assert train("-o", "m", *RISING) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "done" not in err
+    err = " ".join(err.split())
+    assert (
+        err.count("the loss stays above guessing (2.639): the learning rate 1.5 is too high") == 1
+    )
+    assert "try a tenth of it (--lr 0.15), or clip long gradients (--grad-clip 1); m holds" in err
+    assert metadata("m")["step"] == 30
+    assert train("-o", "n", *RISING, "--lr", "0.15", "--quiet") == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--grad-clip", "1"]])
+def test_a_loss_of_any_size_fits_in_a_line(flags, capsys):
+    for optimizer in "sgd", "adamw":
+        assert train("--lr", "1e30", "--optimizer", optimizer, *flags) == 1
+        err = capsys.readouterr().err
+        assert max(map(len, err.splitlines()[:-1])) <= 80
+        assert "JSON" not in err
+        assert ("--grad-clip" in err.splitlines()[-1]) is not bool(flags)
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_a_run_that_ends_above_guessing_says_so_once(steps, capsys):
+    sizes = ["--d-model", "4", "--n-heads", "2", "--seed", "3"]
+    assert train("-o", "m", "--model", "modern", *sizes, "--lr", "1e-9", steps=steps) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("so the model has learned nothing yet: take more steps, or another") == 1
 
 
 # ----------------------------------------------------------------------------------------- samples

@@ -104,6 +104,24 @@ def test_the_tokenizer_of_a_run_does_not_change(capsys):
     assert "--tokenizer cannot change" in error_of(capsys)
 
 
+def test_a_part_of_a_single_token_is_too_short(capsys):
+    Path("text.txt").write_text("ab" * 10, encoding="utf-8")  # "ab" is held out, which is a token
+    flags = ["--tokenizer", "bpe", "--vocab-size", "258", "--context-length", "1"]
+    assert train(*flags) == 1
+    assert "the held-out part is a single token" in error_of(capsys)
+    assert not list(Path().glob("m*"))
+    assert train(*flags, "--val-fraction", "0.2") == 0
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_context_that_is_longer_than_the_text_is_refused_before_a_model_is_made(
+    rung, monkeypatch, capsys
+):
+    monkeypatch.setattr("tiny_llm.model.draw", None)  # calling it would fail
+    assert train("--model", rung, "--context-length", "1000000") == 1
+    assert "too few for a context of 1000000" in error_of(capsys)
+
+
 # -------------------------------------------------------------------------------------------- lines
 
 

@@ -1,18 +1,22 @@
 """One table of options: flags, checks and stored runs follow from it."""
 
+import argparse
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tiny_llm.cli import main
+from tiny_llm.cli import gradcheck, main, train
+from tiny_llm.cli.options import SIZES
 from tiny_llm.files import checkpoint
 from tiny_llm.run import saved
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.options import BY_NAME, Options, options_from
+from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import load_run, model_from, save_run
 from tiny_llm.run.sources import Cut, read_source
 
@@ -24,6 +28,7 @@ TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT, encoding="utf-8")
+    Path("lines.txt").write_text("ab\ncd\nba\n" * 9, encoding="utf-8")
     return tmp_path
 
 
@@ -47,9 +52,11 @@ def test_nonsense_is_no_option(wrong):
 
 
 def test_a_missing_option_takes_its_default_and_an_unknown_one_is_named():
-    options, unknown = options_from({"steps": 7, "of_the_future": 1})
+    options, unknown = options_from({"steps": 7, "of_the_future": 1, "optimizer": "lion"})
     assert options == Options(steps=7)
-    assert unknown == ["of_the_future"]
+    assert unknown == ["of_the_future", "optimizer"]
+    options, unknown = options_from({"learning_rate": "high", "min_lr": 0.2})
+    assert (options, unknown) == (Options(), ["learning_rate", "min_lr"])
 
 
 def test_every_option_with_a_help_is_a_flag(capsys):
@@ -58,6 +65,34 @@ def test_every_option_with_a_help_is_a_flag(capsys):
     for name, field in BY_NAME.items():
         if field.metadata["help"]:
             assert "--" + name.replace("_", "-") in out, name
+
+
+def stated(add_arguments):
+    """option -> what its help says in brackets at its end."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return {a.dest: a.help.rpartition("(")[2][:-1] for a in parser._actions if a.help[-1] == ")"}
+
+
+def test_help_says_what_each_rung_has_by_default():
+    said = stated(train.add_arguments)
+    rates = [f"{name} {rung.options['learning_rate']:g}" for name, rung in RUNGS.items()]
+    assert said["learning_rate"] == ", ".join(rates)
+    assert said["repeat"] == ", ".join(f"{name} {rung.repeat}" for name, rung in RUNGS.items())
+    depending = {"min_lr", "eval_every", "workers", "matmul", "vocab_size"}  # on more
+    for rung in RUNGS:
+        run, _ = begin(read_source("text.txt"), rung)
+        taken = {**dataclasses.asdict(run.options), **dataclasses.asdict(run.model.config)}
+        for name in said.keys() & taken.keys() - depending:
+            own = dict(part.split(" ") for part in said[name].split(", ") if " " in part)
+            word = own.get(rung, said[name])
+            assert {"yes": True}.get(word, word) == taken[name] or float(word) == taken[name]
+    assert depending | set(SIZES) < said.keys()
+
+
+def test_help_of_gradcheck_says_what_is_small_in_it():
+    said = stated(gradcheck.add_arguments)
+    assert (said["context_length"], said["n_layers"]) == ("6", "modern 2")
 
 
 def test_an_option_more_is_one_entry(monkeypatch, capsys):
@@ -79,7 +114,30 @@ def test_an_option_more_is_one_entry(monkeypatch, capsys):
     assert main(["generate", "-c", "after", "-n", "3"]) == 0
     assert "another version, which are left out here: warmth" in capsys.readouterr().err
     words = ["train", "--resume", "after", "--data", "text.txt", "-n", "0", "--quiet"]
-    assert main(words) == 0
+    assert main(words) == 1
+    assert "it cannot go on with warmth, which another version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("optimizer", "lion"), ("steps", "many"), ("schedule", {"a": 1}), ("seed", -1), ("new", None)],
+)
+def test_readers_do_without_options_that_they_do_not_understand(name, value, capsys):
+    run, material = small()
+    list(steps_of(run, material))
+    save_run(Path("m"), run)
+    tensors, metadata = checkpoint.load(Path("m"))
+    metadata["training"][name] = value
+    checkpoint.save(Path("m"), tensors, metadata)
+    for words in (["generate", "-n", "3"], ["eval", "--data", "text.txt"], ["report", "-n", "3"]):
+        assert main([*words, "-c", "m"]) == 0, words
+        assert f"left out here: {name}\n" in capsys.readouterr().err
+    page = Path("m.report.html").read_text("utf-8")
+    assert f"left out here: {name}" in page
+    assert ("not understood here" in page) is (name != "new")
+    for words in (["train", "--resume", "m", "--data", "text.txt"], ["trace", "-c", "m"]):
+        assert main([*words, "--quiet"]) == 1
+        assert f"it cannot go on with {name}, which another" in capsys.readouterr().err
 
 
 def test_a_run_from_python_alone(capsys):
@@ -105,6 +163,44 @@ def test_a_run_from_python_alone(capsys):
 def test_what_makes_no_sense_is_refused(options, cut, problem):
     with pytest.raises(UsageError, match=problem):
         begin(read_source("text.txt"), "mlp", {"context_length": 4}, options, cut=cut)
+
+
+@pytest.mark.parametrize(
+    "call, problem",
+    [
+        (lambda t: begin(t, "mpl"), "there is no rung 'mpl'; did you mean 'mlp'?"),
+        (lambda t: begin(t, "gpt"), "there is no rung 'gpt'; there are attention, mlp, modern"),
+        (lambda t: begin(t, options={"learning_rat": 1}), "did you mean 'learning_rate'?"),
+        (lambda t: begin(t, options={"text_sha256": ""}), "there is no option 'text_sha256'"),
+        (lambda t: begin(t, options={3: 1}), "there is no option 3; there are batch_size,"),
+        (lambda t: begin(t, options={"steps": "9"}), "--steps must be of type int, not '9'"),
+        (lambda t: begin(t, sizes={"d_modle": 9}), "--d-modle is no size of --model mlp"),
+        (lambda t: begin(t, sizes={"d_hidden": "9"}), "d_hidden must be a whole number"),
+        (lambda t: begin(t, "modern", {"tie_embeddings": 1}), "--tie-embeddings must be True or"),
+        (lambda t: begin(t, repeat=0), "--repeat must be a whole number of at least 1, not 0"),
+        (lambda t: begin(t, cut=Cut(tokenizer="pbe")), "no tokenizer 'pbe'; did you mean 'bpe'?"),
+        (lambda t: resume("m", t, {"stepz": 9}), "no option 'stepz'; did you mean 'steps'?"),
+        (lambda t: resume("m", t, {"steps": "9"}), "--steps must be of type int, not '9'"),
+        (lambda t: resume("m", t, {"d_hiden": 8}), "'d_hiden'; did you mean 'd_hidden'?"),
+        (lambda t: resume("m", t, {"batch_size": "9"}), "--batch-size cannot change"),
+        (lambda t: resume("m", t, repeat=1.5), "--repeat must be a whole number"),
+    ],
+)  # fmt: skip
+def test_from_python_a_wrong_option_is_named(call, problem):
+    run, _ = small()
+    save_run(Path("m"), run)
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        call(read_source("text.txt"))
+
+
+def test_how_a_text_is_cut_may_be_an_option():
+    source, sizes = read_source("text.txt"), {"context_length": 4}
+    run, material = begin(source, "mlp", sizes, {"val_fraction": 0.5})
+    assert run.options.val_fraction == 0.5
+    assert material.sizes == (len(TEXT) // 2, len(TEXT) // 2)
+    source = read_source("lines.txt")
+    run, material = begin(source, "mlp", sizes, {"lines": True})
+    assert run.options.lines and material.lines
 
 
 def test_workers_may_change_in_a_resumed_run():

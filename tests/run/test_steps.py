@@ -14,7 +14,13 @@ from tiny_llm.model import rows_of
 from tiny_llm.modern_block import ModernLanguageModel
 from tiny_llm.run import steps as module
 from tiny_llm.run.gradients import Gradients
-from tiny_llm.run.steps import Evaluation, RecentLosses, memorizes, steps_of
+from tiny_llm.run.steps import (
+    Evaluation,
+    RecentLosses,
+    is_above,
+    memorizes,
+    steps_of,
+)
 from tiny_llm.training import Diverged
 
 
@@ -219,3 +225,25 @@ def history(*losses):
 )
 def test_a_model_memorizes_when_the_two_losses_part(losses, expected):
     assert memorizes(history(*losses)) is expected
+
+
+@pytest.mark.parametrize(
+    "losses, newest, expected",
+    [
+        ([], 1, False),
+        ([(3.1, 3.1)], 1, True),
+        ([(3.1, 3.1)], 2, False),
+        ([(2.0, 2.0), (3.1, 3.1), (9.0, 3.1)], 2, True),
+        ([(3.1, 3.1), (2.9, 3.1)], 2, False),
+        ([(3.1, 3.1), (2.9, 3.1)], 1, False),
+        ([(0.1, 9.0)], 1, False),  # it learns its text by heart: that is another matter
+    ],
+)
+def test_a_loss_above_guessing(losses, newest, expected):
+    assert is_above(3.0, history(*losses), newest) is expected
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(build_rung, monkeypatch):
+    monkeypatch.setattr(module, "evaluate", lambda *_: math.nan)
+    with pytest.raises(Diverged, match="step 2 leaves a validation loss of nan"):
+        list(Run(build_rung).steps(2))

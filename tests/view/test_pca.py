@@ -114,3 +114,13 @@ def test_an_axis_along_which_nothing_varies_is_zero(rows, shares):
 def test_a_table_without_numbers_is_refused(rows):
     with pytest.raises(ValueError, match="at least one row"):
         project(rows)
+
+
+@pytest.mark.parametrize("huge", [1e154, 1e200, 1.7e308])
+def test_huge_numbers_keep_their_proportions(huge):
+    rows = [[1.0, 0.5], [-1.0, -0.25], [0.5, -0.5], [0.25, 1.0]]
+    points, shares = project([[huge * value for value in row] for row in rows])
+    expected = project(rows)
+    assert shares == pytest.approx(expected.shares)
+    for point, other in zip(points, expected.points):
+        assert point == pytest.approx(other)

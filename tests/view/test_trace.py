@@ -1,6 +1,7 @@
 """One traced step: its numbers against the model's, its arithmetic, its lines, its references."""
 
 import copy
+import io
 import itertools
 import json
 import math
@@ -941,13 +942,26 @@ def test_a_checkpoint_of_another_rung_is_named(folder, capsys):
     assert error_of(capsys).endswith("runs/mlp.safetensors is no modern: it is mlp")
 
 
-def test_piped_there_is_no_colour_and_ascii_suffices(folder):
-    done = command("trace", env={"PYTHONIOENCODING": "ascii"})
-    assert done.stdout.isascii()
-    assert b"\x1b" not in done.stdout
-    assert b"\\u" not in done.stdout
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+def test_piped_there_is_no_colour(folder):
+    out = command("trace", env={"PYTHONIOENCODING": "ascii"}).stdout.decode("utf-8")
+    assert "\x1b" not in out and "\\u" not in out
+    assert all(display_width(line) <= 80 for line in out.splitlines())
     assert b"\x1b[1m" in command("trace", "--color", "always").stdout
+
+
+def test_a_terminal_of_ascii_gets_ascii(folder, monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    terminal = Terminal(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["trace", "--color", "never"]) == 0
+    terminal.flush()
+    out = terminal.buffer.getvalue()
+    assert b"\\u" not in out and b"\x1b" not in out
+    assert len(out.splitlines()) > 20 and all(len(line) <= 80 for line in out.splitlines())
 
 
 @pytest.mark.parametrize("model", RUNGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -33,6 +34,13 @@ COMMANDS = {
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "report": ("report", "write one HTML page about a saved model, to be handed out"),
+}
+UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EIO,
+    errno.EBADF,
+    errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.EIO),
 }
 
 
@@ -90,21 +98,27 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, (UsageError, UserError, ValueError, Diverged)):
         return " ".join(str(error).split())
     if isinstance(error, OSError):
-        return f"{error.filename or 'standard output'}: {error.strerror or error}"
+        reason = error.strerror or str(error)
+        if error.filename:
+            return f"{error.filename}: {reason}"
+        # Nothing but the standard streams is written without saying what is.
+        return f"standard output: {reason}" if error.errno in UNWRITABLE else reason
     if isinstance(error, MemoryError):
         return "there is not enough memory; choose smaller sizes or a smaller file"
     return f"{type(error).__name__}: {error}; this is a fault of tiny-lm, --debug shows where"
 
 
 def _mend_streams() -> None:
-    """What is closed reads as empty and swallows what is written, and a terminal that cannot show a
-    character gets an escape instead of an error."""
+    """What is closed reads as empty and swallows what is written. A terminal that cannot show a
+    character gets an escape instead of an error; a file or a pipe gets UTF-8, whatever the terminal
+    of this machine speaks, or the text in it would be lost."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            encoding = None if stream.isatty() else "utf-8"  # None: as it is
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _forget_output() -> None:

@@ -8,6 +8,7 @@ from typing import Optional
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
@@ -82,6 +83,7 @@ def _print_part(name: str, part: Corpus, current: Run, predictions: Optional[int
     if predictions and predictions < tokens - 1:
         examples, tokens = Spread(examples, predictions), predictions
     loss = evaluate(model, examples)
+    check_finite([[loss]])
     _print_row(name, f"{tokens:,}", loss, _ratio(part, current))
 
 
@@ -89,4 +91,10 @@ def _print_row(name: str, count: str, loss: float, tokens_per_character: float) 
     """One line of the table; a nat is 1 / ln 2 bits, and perplexity e to the loss."""
     perplexity = math.exp(min(loss, 700.0))  # beyond that a float cannot hold it
     bits = loss * tokens_per_character / math.log(2)
-    print(f"{name[-31:]:<32}{count:>11}{loss:>8.3f}{perplexity:>12.2f}{bits:>15.3f}", flush=True)
+    numbers = f"{_figure(loss, 3):>8}{_figure(perplexity, 2):>12}{_figure(bits, 3):>15}"
+    print(f"{name[-31:]:<32}{count:>11}{numbers}", flush=True)
+
+
+def _figure(value: float, digits: int) -> str:
+    """A number with these decimals, as long as it fits in its column."""
+    return f"{value:.{digits}f}" if value < 1000 * 10**digits else f"{value:.1e}"

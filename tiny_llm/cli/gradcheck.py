@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="a rung of the ladder (all of them)")
     parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to check on")
-    flags.add_sizes(parser)
+    flags.add_sizes(parser, SMALL)
     flags.add_matmul(parser, "float64")
     flags.add_seed(parser)
     flags.add_display(parser, attention=False)

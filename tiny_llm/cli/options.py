@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 from tiny_llm.fast.products import WAYS
-from tiny_llm.run.errors import UsageError
+from tiny_llm.run.errors import UsageError, problem_with_name
 from tiny_llm.run.options import BY_NAME, LARGEST, TYPES, problem_with
-from tiny_llm.run.rungs import flag
+from tiny_llm.run.rungs import defaults_of, flag, in_words
 from tiny_llm.run.sources import Cut
 
 SAMPLE_LENGTH = 200
 TEMPERATURE = 0.7
 LEAST_VOCAB = 257  # the bytes, and what separates documents
-SIZES = (
-    "context_length",
-    "d_embedding",
-    "d_hidden",
-    "d_model",
-    "n_heads",
-    "n_layers",
-    "tie_embeddings",
-)
+SIZES = {
+    "context_length": "tokens that the model sees at once",
+    "d_embedding": "numbers in a token's embedding",
+    "d_hidden": "hidden units",
+    "d_model": "width of every position's vector",
+    "n_heads": "attention heads in a block",
+    "n_layers": "blocks",
+    "tie_embeddings": "one table to read and to write tokens",
+}
 MATMUL_VARIABLE = "TINY_LM_MATMUL"
 
 
@@ -66,10 +66,24 @@ def number(description: str, accepts: Callable[[float], bool]) -> Callable[[str]
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (math.isfinite(value) and accepts(value)):
-            raise argparse.ArgumentTypeError(f"must be {description}, not {text}")
+            kind = "" if math.isfinite(value) else "a finite number "
+            raise argparse.ArgumentTypeError(f"must be {kind}{description}, not {text}")
         return value
 
     return parse
+
+
+def file_name(text: str) -> Path:
+    """A path that is not empty, and no address of something elsewhere."""
+    return Path(data_name(text))
+
+
+def data_name(text: str) -> str:
+    """As `file_name`, or - for standard input."""
+    problem = problem_with_name(text)
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text} {problem}".lstrip())
+    return text
 
 
 def text_encoding(name: str) -> str:
@@ -79,7 +93,7 @@ def text_encoding(name: str) -> str:
         b"".decode(name)
     except (LookupError, ValueError):
         raise argparse.ArgumentTypeError(
-            f"{name!r} is not an encoding that Python knows; try utf-8, latin-1 or utf-16"
+            f"{name!r} is not an encoding that Python knows; try utf-8, cp1252 or utf-16"
         ) from None
     return name
 
@@ -103,6 +117,7 @@ def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--data",
+        type=data_name,
         metavar="FILE",
         help="a text file, one of tokens (see prepare), or - for standard input (built-in corpus)",
     )
@@ -134,42 +149,38 @@ def add_cutting(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--tokenizer-file",
-        type=Path,
+        type=file_name,
         metavar="FILE",
         help="a tokenizer made before: tokenizer.json, or a folder with vocab.json and merges.txt",
     )
 
 
-def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """The sizes of a model. Which of them a rung has, its config says."""
-    group = parser.add_argument_group("size of the model (each rung has its own defaults)")
-    for size, meaning in (
-        ("--context-length", "tokens that the model sees at once"),
-        ("--d-embedding", "numbers in a token's embedding (mlp)"),
-        ("--d-hidden", "hidden units (mlp)"),
-        ("--d-model", "width of every position's vector (attention, modern)"),
-        ("--n-heads", "attention heads in a block (modern)"),
-        ("--n-layers", "blocks (modern)"),
-    ):
-        group.add_argument(size, type=whole_number(1), metavar="N", help=meaning)
-    group.add_argument(
-        "--tie-embeddings",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="one table to read and to write tokens (modern)",
-    )
+def add_sizes(
+    parser: argparse.ArgumentParser, small: Optional[dict[str, dict[str, Any]]] = None
+) -> None:
+    """The sizes of a model, with what each rung has of them. small: rung -> other defaults."""
+    group = parser.add_argument_group("size of the model")
+    for size, meaning in SIZES.items():
+        defaults = defaults_of(size)
+        for rung, sizes in (small or {}).items():
+            defaults.update({rung: sizes[size]} if size in sizes else {})
+        reading: Any = {"type": whole_number(1), "metavar": "N"}
+        if size == "tie_embeddings":
+            reading = {"action": argparse.BooleanOptionalAction, "default": None}
+        group.add_argument(flag(size), **reading, help=f"{meaning} ({in_words(defaults)})")
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """How long, how fast and in which portions to learn: the flags of run/options.py."""
     groups = {
-        "training": parser.add_argument_group("training (each rung has its own defaults)"),
-        "optimizer": parser.add_argument_group("optimizer (each rung has its own defaults)"),
-        "validation": parser.add_argument_group("validation"),
+        name: parser.add_argument_group(name) for name in ("training", "optimizer", "validation")
     }
     length = groups["training"].add_mutually_exclusive_group()
     length.add_argument(
-        "--repeat", type=whole_number(1), metavar="N", help="passes over the training text"
+        "--repeat",
+        type=whole_number(1),
+        metavar="N",
+        help=f"passes over the training text ({in_words(defaults_of('repeat'))})",
     )
     length.add_argument(
         "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
@@ -202,11 +213,9 @@ def add_option(group: argparse._ActionsContainer, name: str) -> None:
     reading: Any = (
         {"choices": choices} if choices else {"type": parse, "metavar": "NX"[kind is float]}
     )
-    stated = field.default not in (1, "sgd", 0.1, 16) and "(" not in metadata["help"]
+    stated = "" if "(" in metadata["help"] else f" ({in_words(defaults_of(name))})"
     group.add_argument(
-        *(metadata["flags"] or [flag(name)]),
-        **reading,
-        help=metadata["help"] + (f" ({field.default})" if stated else ""),
+        *(metadata["flags"] or [flag(name)]), **reading, help=metadata["help"] + stated
     )
 
 
@@ -348,12 +357,16 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """A saved model, by itself or behind --checkpoint."""
     parser.add_argument(
-        "model_file", nargs="?", type=Path, metavar="CHECKPOINT", help="as --checkpoint names it"
+        "model_file",
+        nargs="?",
+        type=file_name,
+        metavar="CHECKPOINT",
+        help="as --checkpoint names it",
     )
     parser.add_argument(
         "-c",
         "--checkpoint",
-        type=Path,
+        type=file_name,
         metavar="FILE",
         help="a saved model (the newest in runs/)",
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tiny_llm.cli import options as flags
 from tiny_llm.files import atomic
 from tiny_llm.run.errors import check_out, writing
 
 
 def add_svg(parser: argparse.ArgumentParser) -> None:
     """--svg."""
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it as a picture, too")
+    parser.add_argument(
+        "--svg", type=flags.file_name, metavar="FILE", help="draw it as a picture, too"
+    )
 
 
 def check_svg(path: Path) -> None:

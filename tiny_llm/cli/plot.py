@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         nargs="*",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help=f"metrics of a run, RUN{SUFFIX} (the newest in runs/)",
     )

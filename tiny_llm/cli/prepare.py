@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, NoReturn, Optional
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.tokenizer import LEAST
@@ -34,7 +33,7 @@ from tiny_llm.files.token_file import (
     read_description,
     write_tokens,
 )
-from tiny_llm.run.errors import UsageError, UserError, check_out, program, writing
+from tiny_llm.run.errors import UsageError, UserError, check_out, to_type, writing
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.tokenizers import Tokenizer
@@ -69,11 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
-    add("files", nargs="+", type=Path, metavar="FILE", help="texts, and folders full of them")
+    add(
+        "files",
+        nargs="+",
+        type=flags.file_name,
+        metavar="FILE",
+        help="texts, and folders full of them",
+    )
     add(
         "-o",
         "--out",
-        type=Path,
+        type=flags.file_name,
         default=Path("tokens.bin"),
         metavar="FILE",
         help="the file of ids; its description goes beside it, to FILE.json (%(default)s)",
@@ -96,7 +101,12 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", choices=("char", "bpe"), help="what a token is (char)")
     size = flags.whole_number(LEAST)
     add("--vocab-size", type=size, metavar="N", help=f"tokens of bpe ({VOCAB_SIZE})")
-    add("--tokenizer-file", type=Path, metavar="FILE", help="instead: a tokenizer.json (bpe)")
+    add(
+        "--tokenizer-file",
+        type=flags.file_name,
+        metavar="FILE",
+        help="instead: a tokenizer.json (bpe)",
+    )
     add(
         "--workers",
         type=flags.whole_number(1),
@@ -119,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         )
     description = _write(args, texts, tokenizer, progress)
     print(_table(texts, description))
-    command = shlex.join([*program().split(), "train", "--data", str(args.out)])
+    command = to_type("train", {"--data": str(args.out)})
     progress.note(
         f"\nsaved {args.out} and {description_path(args.out).name}. To train on it, type\n\n"
         f"    {command}"
@@ -204,10 +214,8 @@ def _paths(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
                 raise UserError(f"the folder {named} holds no files {args.glob or ''}".rstrip())
         elif named.is_file():
             found = [named]
-        elif named.exists():
-            raise UserError(f"{named} is no regular file, and prepare reads a text twice; save it")
         else:
-            raise UserError(f"there is no file {named}; give texts, or folders full of them")
+            _refuse(named)
         if found == [named] and os.path.realpath(named) in own:
             raise UserError(f"{named} is what --out is about to replace; choose another --out")
         for path in found:
@@ -215,6 +223,17 @@ def _paths(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
             if real not in seen:
                 seen.add(real)
                 yield path, bool(args.glob) or path is named
+
+
+def _refuse(path: Path) -> NoReturn:
+    """Raises UserError for what is no file."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; give texts, or folders full of them") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give texts") from None
+    raise UserError(f"{path} is no regular file, and prepare reads a text twice; save it")
 
 
 def _named(paths: list[Path]) -> str:

@@ -23,7 +23,7 @@ from tiny_llm.files import atomic
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
-from tiny_llm.run.saved import Run, newest_checkpoint
+from tiny_llm.run.saved import LEFT_OUT, Run, newest_checkpoint
 from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Lines
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
@@ -39,6 +39,7 @@ from tiny_llm.view.report.facts import (
 )
 from tiny_llm.view.report.page import GENERATOR, Report, render
 from tiny_llm.view.report.pictures import Yardstick
+from tiny_llm.view.terminal import loss_text
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 OWN = 1  # which of them writes the passage, where there is no other
@@ -58,10 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="the page (CHECKPOINT with .report.html)"
+        "-o",
+        "--out",
+        type=flags.file_name,
+        metavar="FILE",
+        help="the page (CHECKPOINT with .report.html)",
     )
     parser.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="of the run (those beside the checkpoint)"
+        "--metrics",
+        type=flags.file_name,
+        metavar="FILE",
+        help="of the run (those beside the checkpoint)",
     )
     flags.add_data(parser)
     parser.add_argument(
@@ -84,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Gather, draw, write."""
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
-    out = args.out or args.checkpoint.with_suffix(".report.html")
+    out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.report.html"
     check_out(
         out,
         lambda: GENERATOR.encode() in out.read_bytes()[:1000],
@@ -230,10 +238,17 @@ def _summary(current: Run, material: Optional[Material]) -> str:
     if best:
         guessing = guessing_loss(current.tokenizer.vocab_size)
         summary += (
-            f" Its best loss on held-out text is {best.val_loss:.3f} nats per {unit}, where "
+            f" Its best loss on held-out text is {loss_text(best.val_loss)} nats per {unit}, where "
             f"guessing costs {guessing:.3f}."
         )
     return summary
+
+
+# The options that a row tells of. Where another version wrote one of them, it would tell a default.
+_STEPS = ["steps", "batch_size", "gradient_accumulation_steps"]
+_OPTIMIZER = ["optimizer", "learning_rate", "schedule", "min_lr", "warmup_steps", "weight_decay",
+              "grad_clip"]  # fmt: skip
+OF_ANOTHER = "written by another version, and not understood here"
 
 
 def _facts(
@@ -246,8 +261,10 @@ def _facts(
     kinds = {"char": "one token for each character", "bpe": "byte-pair encoding, pieces of words"}
     kind = kinds.get(current.tokenizer.kind, current.tokenizer.kind)
     missing = "not known without the text (--data FILE)"
-    best = current.best
-    return [
+    best, lowest = current.best, "–"
+    if best:
+        lowest = f"{loss_text(best.val_loss)} nats per {unit}, step {best.step:,}"
+    facts = [
         ("model", f"{current.rung}, {type(current.model).__name__}"),
         ("made of", ", ".join(functions_of(current.model))),
         ("sizes", ", ".join(f"{name} {value}" for name, value in config.items())),
@@ -258,10 +275,15 @@ def _facts(
         ("steps", _steps(current)),
         ("optimizer", _optimizer(current)),
         ("seed", str(options.seed)),
-        ("best loss", f"{best.val_loss:.3f} nats per {unit}, step {best.step:,}" if best else "–"),
+        ("best loss", lowest),
         ("guessing costs", f"ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}"),
         ("counting pairs costs", missing if pairs is None else f"{pairs:.3f} nats per {unit}"),
     ]
+    told = {"steps": _STEPS, "optimizer": _OPTIMIZER, "seed": ["seed"], "text": ["val_fraction"]}
+    return [
+        (name, OF_ANOTHER if set(told.get(name, [])) & set(current.unknown) else fact)
+        for name, fact in facts
+    ] + [("left out", f"{LEFT_OUT}{', '.join(current.unknown)}")] * bool(current.unknown)
 
 
 def _text(current: Run, material: Optional[Material]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from tiny_llm.fast.tensors import check_finite
 from tiny_llm.fast.writer import Writer
 from tiny_llm.matmul import Matrix
 from tiny_llm.run.saved import Run
@@ -130,8 +131,12 @@ def print_attention(run: Run, ids: list[int], args: argparse.Namespace) -> None:
 
 
 def attention_of(run: Run, ids: list[int]) -> tuple[list[list[Matrix]], list[str]]:
-    """Layers x heads x Q x K on the end of these tokens that fits in the context; the K tokens."""
+    """Layers x heads x Q x K on the end of these tokens that fits in the context; the K tokens.
+
+    Raises ValueError if they are no finite numbers.
+    """
     context = ids[-run.model.config.context_length :]
     _, cache = run.model.forward([context])
     weights = run.model.attention(cache)[0]
+    check_finite(row for heads in weights for head in heads for row in head)
     return weights, [run.tokenizer.decode([token]) for token in context]

@@ -50,7 +50,7 @@ def _add_train(parts: Any) -> None:
     parser.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=flags.file_name,
         default=RUNS / bpe_files.WHOLE,
         metavar="FILE.json|FOLDER",
         help=f"one file as Hugging Face has it, or a folder for GPT-2's {bpe_files.VOCAB} and "
@@ -70,7 +70,7 @@ def _add_show(parts: Any) -> None:
     parser.add_argument("text", help="the text to show")
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help=f"a tokenizer.json, or a folder with {bpe_files.VOCAB} and {bpe_files.MERGES} "
         f"(one of {VOCAB_SIZE} tokens that is learned from the built-in corpus on the spot)",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.fast.writer import Writer
 from tiny_llm.model import LanguageModel
 from tiny_llm.run.begin import schedule_of
 from tiny_llm.run.errors import UsageError
@@ -17,7 +17,7 @@ from tiny_llm.run.options import Options
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
 from tiny_llm.run.sources import read_source
 from tiny_llm.run.texts import choose_prompt
-from tiny_llm.sampling import Sampling, generate
+from tiny_llm.sampling import Sampling
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.terminal import style_for
 from tiny_llm.view.trace.step import as_json, trace, trace_forward
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",
         "--checkpoint",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help="a saved model, with its own optimizer and learning rate (a new model)",
     )
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_cutting(flags.add_data(parser))
     flags.add_sizes(parser)
-    group = parser.add_argument_group("training (each rung has its own defaults)")
+    group = parser.add_argument_group("training")
     flags.add_option(group, "optimizer")
     flags.add_option(group, "learning_rate")
     flags.add_seed(parser)
@@ -125,8 +125,9 @@ def _continued(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:
     """What the model itself would write most likely, until the context is full or a line ends."""
     ids = tokenizer.encode(prompt)
     rng = random.Random(0)  # not drawn from at temperature 0
-    for token in generate(model, ids, model.config.context_length, rng, Sampling(temperature=0)):
-        ids.append(token)
-        if token == ids[0]:
+    writer = Writer(model, ids, [rng], Sampling(temperature=0))
+    for _ in range(model.config.context_length):
+        ids.append(writer.step()[0])
+        if ids[-1] == ids[0]:
             break
     return tokenizer.decode(ids)

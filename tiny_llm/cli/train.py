@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from tiny_llm.cli.recipes import recipes
 from tiny_llm.cli.sample import print_sample, prompt_of
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
-from tiny_llm.run.errors import UsageError, UserError, program
-from tiny_llm.run.files import RunFiles, run_files
-from tiny_llm.run.keeping import Keeper
+from tiny_llm.run.errors import UsageError, UserError, to_type
+from tiny_llm.run.files import run_files
+from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.sources import Material, read_source
@@ -25,7 +24,7 @@ from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.progress import Progress
-from tiny_llm.view.terminal import style_for
+from tiny_llm.view.terminal import loss_text, style_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_saving(parser: argparse.ArgumentParser) -> None:
     """Where to and when."""
     add = parser.add_argument_group("saving").add_argument
-    add("-o", "--out", type=Path, metavar="FILE", help="the checkpoint (runs/MODEL.safetensors)")
+    add(
+        "-o",
+        "--out",
+        type=flags.file_name,
+        metavar="FILE",
+        help="the checkpoint (runs/MODEL.safetensors)",
+    )
     add(
         "--save-every",
         type=whole_number(1),
@@ -59,13 +64,13 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--metrics",
-        type=Path,
+        type=flags.file_name,
         metavar="FILE",
         help="losses, rate and speed of every step, a JSON line each (runs/MODEL.metrics.jsonl)",
     )
     add("--sample-every", type=whole_number(1), metavar="N", help="steps between two samples")
     add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
-    add("--resume", type=Path, metavar="FILE", help="go on with an interrupted run")
+    add("--resume", type=flags.file_name, metavar="FILE", help="go on with an interrupted run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     source = read_source(args.data, args.encoding)
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
-        given = {**vars(args), **flags.options_of(args), "matmul": args.matmul}
+        given = {"model": args.model, **flags.sizes_of(args), **flags.cut_of(args)._asdict()}
+        given.update(flags.options_of(args), matmul=args.matmul)  # not what the environment says
         current, material = resume(args.resume, source, given, args.repeat, notes.fact)
     else:
         rung, sizes, options = args.model or "mlp", flags.sizes_of(args), flags.options_of(args)
@@ -100,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
                 f"    {_resume_command(args, out)}\n"
             )
             return 130 if interrupt.requested else 0
-    _conclude(current, args, files, progress)
+    _conclude(current, args, keeper, progress)
     return 0
 
 
@@ -147,10 +153,8 @@ def _train(
                     progress.clear()
                     print_sample(current, args, options.seed)
     except Diverged as error:
-        clip = "" if options.grad_clip else ", or clip long gradients (--grad-clip 1)"
         raise UserError(
-            f"{error}, so training stopped: the learning rate {options.learning_rate:g} is too "
-            f"high, try a tenth of it{clip}; {keeper.left_behind()}"
+            f"{error}, so training stopped: {lower(options)}; {keeper.left_behind()}"
         ) from None
     except WorkerDied as error:
         raise UserError(f"{error}; {keeper.left_behind()}") from None
@@ -161,30 +165,37 @@ def _train(
 
 def _resume_command(args: argparse.Namespace, out: Path) -> str:
     """What to type to go on."""
-    words = [*program().split(), "train", "--resume", str(out)]
-    if args.data:
-        words += ["--data", args.data]
-    if args.encoding != "utf-8":
-        words += ["--encoding", args.encoding]
-    return shlex.join(words)
+    given = {
+        "--resume": out,
+        "--data": args.data,
+        "--encoding": args.encoding if args.encoding != "utf-8" else None,
+        "--metrics": args.metrics,
+        "--save-every": args.save_every,
+    }
+    return to_type("train", {flag: str(value) for flag, value in given.items() if value})
 
 
-def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
-    """The result, a sample, and what to do next."""
-    best, patience = current.best, current.options.patience
+def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: Progress) -> None:
+    """The result, a sample, and what to do next. Raises UserError if it is worse than guessing."""
+    best, patience, files = current.best, current.options.patience, keeper.files
     if current.is_exhausted:
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
+    if keeper.is_above(LOST):
+        loss = loss_text(keeper.history[-1].val_loss)
+        raise UserError(
+            f"the run ends with a validation loss of {loss} where guessing costs "
+            f"{keeper.guessing:.3f}, so the model has learned nothing: {lower(current.options)}"
+            f"; {keeper.left_behind()}"
+        )
     if best:
         is_beside = best.step < current.step and files.best.exists()
         where = f", kept as {files.best}" if is_beside else ""
-        loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
+        loss = f"best validation loss {loss_text(best.val_loss)} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
-    words = ["generate", "--checkpoint", str(files.out), "--seed", "1"]
-    if "\n" not in prompt:
-        words[3:3] = ["--prompt", prompt]
-    command = shlex.join([*program().split(), *words])
+    shown = {"--prompt": prompt} if prompt.isprintable() else {}  # no shell takes all the others
+    command = to_type("generate", {"--checkpoint": str(files.out), **shown, "--seed": "1"})
     progress.note(
         f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"
     )

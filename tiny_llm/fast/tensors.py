@@ -1,7 +1,11 @@
-"""Tensors as such: their shapes, and weighted sums of gradients that were computed in parts."""
+"""Tensors as such: shapes, finite numbers, weighted sums of gradients computed in parts."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
+from tiny_llm.matmul import Vector
 from tiny_llm.model import Parameters, Tensor, rows_of
 
 
@@ -28,3 +32,13 @@ def add_scaled(total: Parameters, tensors: Parameters, factor: float) -> None:
     for name, tensor in tensors.items():
         for row, addend in zip(rows_of(total[name]), rows_of(tensor)):
             row[:] = [a + factor * b for a, b in zip(row, addend)]
+
+
+def check_finite(rows: Iterable[Vector]) -> None:
+    """Raises ValueError, with what to do, unless all that a model computed are finite numbers."""
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise ValueError(
+            "the model computes numbers that are not finite: its weights are too large, so its "
+            "training went wrong; take an earlier checkpoint, or train it anew with a lower "
+            "learning rate"
+        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from tiny_llm.fast.kv_cache import Reader
+from tiny_llm.fast.tensors import check_finite
 from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, slide
 
@@ -15,7 +16,7 @@ class Writer:
     """Writes text i with rngs[i] alone, so it is the same whatever is written beside it.
 
     A model of single lines begins anew at each `separator`, as it did in training.
-    Raises ValueError for an empty prompt.
+    Raises ValueError for an empty prompt, and `step` for a model whose numbers are not finite.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Writer:
         """One more token for each text that goes on: text -> token."""
         tokens = {}
         for text, logits in self.reader.all(self.windows).items():
+            check_finite([logits])
             tokens[text] = token = self.sampling.draw(logits, self.rngs[text])
             window = [] if token == self.separator else self.windows[text]
             self.windows[text] = slide(window, token, self.model)

@@ -68,11 +68,16 @@ def copy_file(source: Path, target: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Make the folder of `path` and try to write there. Raises OSError with the reason if not."""
+    for folder in path.parents:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OSError(f"{folder} is no folder; rename it, or choose another place")
     path = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        path.stat()  # raises OSError for links that lead to themselves
     if path.is_dir():
-        raise OSError(f"{path} is a folder; name a file in it")
+        raise OSError("it is a folder; name a file in it")
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is not a regular file")
+        raise OSError("it is not a regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
     probe = _temporary(path)
     probe.write_bytes(b"")

@@ -26,6 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from tiny_llm.files.encodings import LOOKED_AT, codec, misread, undecodable
 from tiny_llm.files.token_file import packed
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.pretokenize import pieces
@@ -106,24 +107,24 @@ def scan(path: Path, encoding: str, alphabet: Optional[set[str]] = None) -> Docu
     return Document(path, encoding, characters, digest.digest())
 
 
-def codec(encoding: str) -> str:
-    """The one to read with: in UTF-8, a byte order mark at the beginning is no character."""
-    is_utf_8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    return "utf-8-sig" if is_utf_8 else encoding
-
-
 def _blocks(path: Path, encoding: str) -> Iterator[str]:
     """The text of a file, in which line ends become newlines. Raises as `scan` does."""
     try:
-        with path.open(encoding=codec(encoding)) as file:
-            yield from iter(lambda: file.read(BLOCK), "")
+        with path.open("rb") as file:
+            beginning = file.read(BLOCK)
+        problem = misread(beginning, encoding)
+        if problem:
+            raise NotText(f"{path} {problem}")
+        with path.open(encoding=codec(encoding)) as text:
+            yield from iter(lambda: text.read(BLOCK), "")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError:  # UnicodeDecodeError, and what some codecs raise instead
-        raise NotText(
-            f"{path} is not {encoding} text; name its encoding, for example --encoding latin-1, "
-            f"or leave the file out"
-        ) from None
+    except NotText:
+        raise
+    except ValueError as error:  # UnicodeDecodeError, and what some codecs raise instead
+        with path.open("rb") as file:
+            beginning = file.read(LOOKED_AT)
+        raise NotText(f"{path} {undecodable(beginning, error, encoding)}") from None
 
 
 def parts(documents: Sequence[Document], val_fraction: float) -> tuple[list[Span], list[Span]]:

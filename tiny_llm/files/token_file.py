@@ -182,7 +182,7 @@ def is_token_file(path: Union[str, Path]) -> bool:
     try:
         with _existing_description(path).open("rb") as file:
             return FORMAT.encode("ascii") in file.read(100)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: for a name with a character of value 0
         return False
 
 

@@ -18,9 +18,9 @@ from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.run import steps as loop
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.gradients import Gradients
-from tiny_llm.run.options import BY_NAME, Options, problem_with
+from tiny_llm.run.options import BY_NAME, Options, check_names, problem_with
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
-from tiny_llm.run.saved import LEFT_OUT, Best, Run, load_run
+from tiny_llm.run.saved import Best, Run, load_run
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
 from tiny_llm.run.steps import Step
@@ -31,6 +31,7 @@ VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs n
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
+OPTIONS = [name for name in BY_NAME if name != "text_sha256"]  # that can be chosen
 
 
 def begin(
@@ -47,13 +48,14 @@ def begin(
     Raises UsageError for what makes no sense, ValueError for a text that is too short.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    material = source.new(cut)
+    check_names("rung", [rung], RUNGS)
+    check_names("option", given, OPTIONS)
+    _check_values(given, repeat)
+    val_fraction, lines = cut.val_fraction or given.get("val_fraction"), cut.lines
+    lines = given.get("lines") if lines is None else lines
+    material = source.new(cut._replace(val_fraction=val_fraction, lines=lines))
     config = build_config(rung, material.tokenizer.vocab_size, sizes or {})
     values = {**{name: f.default for name, f in BY_NAME.items()}, **RUNGS[rung].options, **given}
-    for name, value in given.items():
-        problem = problem_with(BY_NAME[name], value)
-        if problem:
-            raise UsageError(f"{flag(name)} {problem}")
     if values["dropout"] and rung != "modern":
         raise UsageError(f"--dropout is there for --model modern, not for {rung}")
     if "min_lr" not in given:
@@ -61,6 +63,7 @@ def begin(
     elif values["min_lr"] > values["learning_rate"]:
         rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
         raise UsageError(f"--min-lr {rates}")
+    _check_length(config, material)  # before so large a model is made in vain
     model = RUNGS[rung].model(config, seed=values["seed"])
     batches = _batches(model, material, values["batch_size"], values["seed"])
     accumulation = values["gradient_accumulation_steps"]
@@ -85,17 +88,17 @@ def resume(
 ) -> tuple[Run, Material]:
     """The run in the checkpoint, as it was.
 
-    `given` (sizes, options, "model", ...; None: not given) may make it longer and change its
-    patience and its workers; all else stays. Another number of workers adds up in another order,
-    so that the last bits differ, which is said. No more are started than this machine can use.
-    Raises UserError if there is none, UsageError for another change.
+    `given` ("model", sizes, options, the fields of a Cut; None: not given) may make it longer, and
+    change its patience and its workers; all else stays. Another number of workers adds up in
+    another order, so that the last bits differ, which is said. No more are started than this
+    machine can use. Raises UserError if there is none, UsageError for another change.
     """
     run = load_run(path, to_train=True)
-    if run.unknown:
-        say("options:", LEFT_OUT + ", ".join(run.unknown))
     given = {name: value for name, value in (given or {}).items() if value is not None}
     own = set(RUNGS[run.rung].sizes)
     sizes = {name for rung in RUNGS.values() for name in rung.sizes}
+    check_names("option", given, ["model", *sizes, *OPTIONS, *Cut._fields])
+    _check_values({name: given[name] for name in CHANGEABLE if name in given}, repeat)
     build_config(run.rung, run.tokenizer.vocab_size, {n: given[n] for n in sizes & set(given)})
     if source.sha256 != run.options.text_sha256:
         raise UserError(
@@ -104,6 +107,7 @@ def resume(
         )
     _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
     material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
+    _check_length(run.model.config, material)
     batches = batches_of(run, material)
     accumulation = run.options.gradient_accumulation_steps
     steps = given.get("steps") or (repeat or 0) * batches.steps_per_pass // accumulation
@@ -116,6 +120,16 @@ def resume(
     patience = given.get("patience", run.options.patience)
     run.options = dataclasses.replace(run.options, steps=steps, patience=patience, workers=workers)
     return run, material
+
+
+def _check_values(options: dict[str, Any], repeat: Optional[int]) -> None:
+    """Raises UsageError for a value that no run can have."""
+    for name, value in options.items():
+        problem = problem_with(BY_NAME[name], value)
+        if problem:
+            raise UsageError(f"{flag(name)} {problem}")
+    if repeat is not None and (type(repeat) is not int or repeat < 1):
+        raise UsageError(f"--repeat must be a whole number of at least 1, not {repeat!r}")
 
 
 def _workers(run: Run, given: Optional[int], say: Say) -> int:
@@ -148,20 +162,24 @@ def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
             )
 
 
-def batches_of(run: Run, material: Material) -> Batches:
-    """What each step trains on. Raises ValueError for a text that is shorter than a context."""
-    return _batches(run.model, material, run.options.batch_size, run.options.seed)
-
-
-def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
-    length, tokens = model.config.context_length, len(material.train.ids)
+def _check_length(config: Any, material: Material) -> None:
+    """Raises ValueError for a training part that is shorter than a context."""
+    length, tokens = config.context_length, len(material.train.ids)
     if tokens <= length and not material.lines:
         raise ValueError(
             f"the training part has {tokens} tokens, too few for a context of {length} and the "
             f"token that follows it; use a longer text or a context length of at most "
             f"{max(1, tokens - 1)}"
         )
-    examples = material.train.examples(length, model.predicts_every_token)
+
+
+def batches_of(run: Run, material: Material) -> Batches:
+    """What each step trains on."""
+    return _batches(run.model, material, run.options.batch_size, run.options.seed)
+
+
+def _batches(model: Any, material: Material, batch_size: int, seed: int) -> Batches:
+    examples = material.train.examples(model.config.context_length, model.predicts_every_token)
     return Batches(examples, batch_size, seed, Shuffled)
 
 

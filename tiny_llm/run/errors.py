@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 from tiny_llm.files import atomic
 
@@ -22,6 +24,25 @@ class UserError(Exception):
 def program() -> str:
     """What the user types to run this program."""
     return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
+
+
+def to_type(command: str, flags: Mapping[str, str]) -> str:
+    """What to type in a shell; flags: flag -> value, joined where that looks like a flag itself."""
+    words = [*program().split(), command]
+    for flag, value in flags.items():
+        words += [f"{flag}={value}"] if re.match("-.", value) else [flag, value]
+    return shlex.join(words)
+
+
+def problem_with_name(name: str) -> Optional[str]:
+    """Why there can be no file of this name, and what to do; None: there can."""
+    if not name:
+        return "is empty; name a file"
+    if "\0" in name:
+        return "holds a character of value 0, which no name of a file does"
+    if re.match(r"\w\w+://", name):
+        return "is an address, and only files of this machine are read; download it first"
+    return None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -24,12 +25,12 @@ class RunFiles(NamedTuple):
 
     def check(self, data: Optional[str]) -> None:
         """Raises UserError if one cannot be written, or would replace what is not its own kind."""
-        if len({path.resolve() for path in self}) < len(self):
+        if len(set(map(os.path.realpath, self))) < len(self):
             raise UserError(f"{self.metrics} is a checkpoint of this run; choose another --metrics")
         for path, flag in zip(self, ("--out", "--out", "--metrics")):
             with writing(path):
                 atomic.check_writable(path)
-            if data and data != "-" and Path(data).resolve() == path.resolve():
+            if data and data != "-" and os.path.realpath(data) == os.path.realpath(path):
                 raise UserError(f"{path} is the text itself; choose another {flag}")
         for path in (self.out, self.best):
             try:
@@ -48,12 +49,12 @@ class RunFiles(NamedTuple):
         `is_best`: whether that is the resumed checkpoint itself. Raises UserError if there is no
         room for a copy.
         """
-        if resumed and resumed.resolve() == self.out.resolve():
+        if resumed and os.path.realpath(resumed) == os.path.realpath(self.out):
             return
         own_best = (resumed if is_best else run_files(resumed).best) if resumed else None
         if own_best and not own_best.exists():
             own_best = None
-        stays = own_best is not None and own_best.resolve() == self.best.resolve()
+        stays = own_best is not None and os.path.realpath(own_best) == os.path.realpath(self.best)
         try:
             for path in [self.out] if stays else [self.out, self.best]:
                 backup = atomic.keep_old(path)
@@ -69,7 +70,9 @@ class RunFiles(NamedTuple):
 
 
 def run_files(out: Path, metrics: Optional[Path] = None) -> RunFiles:
-    """The files of the run that is saved to `out`."""
+    """The files of the run that is saved to `out`. Raises UserError for a folder without a name."""
+    if not out.name:
+        raise UserError(f"cannot write {out}: it is a folder; name a file in it")
     is_usual = out.name.endswith(ENDING)
     stem = out.name[: -len(ENDING)] if is_usual else out.name
     best = out.with_name(f"{stem}.best{ENDING if is_usual else ''}")

@@ -12,10 +12,14 @@ from typing import Optional
 from tiny_llm.run.errors import writing
 from tiny_llm.run.files import RunFiles
 from tiny_llm.run.metrics import Metrics, read_metrics
+from tiny_llm.run.options import Options
 from tiny_llm.run.saved import Run, save_run
 from tiny_llm.run.saying import Say
-from tiny_llm.run.steps import Evaluation, Step, memorizes
+from tiny_llm.run.steps import Evaluation, Step, is_above, memorizes
+from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
+
+LOST = 1.5  # times guessing: so bad is no model that learns slowly, but one that was thrown off
 
 
 class Keeper:
@@ -37,7 +41,8 @@ class Keeper:
         self.save_every, self.say = save_every, say
         self.saved: Optional[tuple[Path, int]] = (resumed, run.step) if resumed else None
         self.history: list[Evaluation] = []
-        self.warned = False
+        self.warned: set[str] = set()  # of what
+        self.guessing = guessing_loss(run.tokenizer.vocab_size)
 
     def __enter__(self) -> Keeper:
         with writing(self.files.metrics, self.left_behind()):
@@ -74,15 +79,33 @@ class Keeper:
             raise Diverged(f"after step {self.run.step}, {what}") from None
 
     def _warn(self) -> None:
-        """Say once that the model only learns its text by heart."""
-        if self.run.best and not self.warned and memorizes(self.history):
-            self.warned = True
-            self.say(
-                "warning:",
+        """Say once that the model only learns its text by heart, or is worse than guessing."""
+        above = f"the loss stays above guessing ({self.guessing:.3f})"
+        if self.run.best and memorizes(self.history):
+            self._warn_once(
                 f"since step {self.run.best.step} the model only learns its text by heart: the "
                 f"training loss falls while the validation loss rises. More text, a smaller model, "
                 f"--dropout or --weight-decay help; {self.files.best} holds the best",
+                "by heart",
             )
+        if self.is_above(LOST, newest=2):
+            self._warn_once(f"{above}: {lower(self.run.options)}", "above")
+        elif self.is_above(1, newest=5 if self.run.step < self.run.options.steps else 1):
+            rate = f"another learning rate than {self.run.options.learning_rate:g}"
+            self._warn_once(
+                f"{above}, so the model has learned nothing yet: take more steps, or {rate}",
+                "above",
+            )
+
+    def _warn_once(self, sentence: str, subject: str) -> None:
+        if subject not in self.warned:
+            self.warned.add(subject)
+            self.say("warning:", sentence)
+
+    def is_above(self, times: float, newest: int = 1) -> bool:
+        """Whether the newest so many evaluations found a loss of more than so many times guessing,
+        on what the model learns from and elsewhere."""
+        return is_above(times * self.guessing, self.history, newest)
 
     def left_behind(self) -> str:
         """What there is to go on with after an error."""
@@ -90,3 +113,10 @@ class Keeper:
             return "this run had saved nothing yet"
         path, step = self.saved
         return f"{path} holds step {step}"
+
+
+def lower(options: Options) -> str:
+    """What to lower when a loss rises."""
+    rate = options.learning_rate
+    clip = "" if options.grad_clip else ", or clip long gradients (--grad-clip 1)"
+    return f"the learning rate {rate:g} is too high, try a tenth of it (--lr {rate / 10:g}){clip}"

@@ -2,15 +2,20 @@
 
 From it follow the flags of `tiny-lm train`, the checks of whatever is given or read from a file,
 and what a checkpoint keeps. A new option is one more entry. A file that was written before there
-was an option gives it its default; what a file has that is no option is named, and left out.
+was an option gives it its default. What another version wrote and this one does not understand is
+named; whoever only reads a model does without it, and a run that would go on is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Callable, NamedTuple, Optional, Union
+
+from tiny_llm.run.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
@@ -69,7 +74,7 @@ class Options:
         1, at_least(1), "processes that share each step (1 for small steps, else one a core)"
     )
     seed: int = option(0, at_least(0))
-    optimizer: str = option("sgd", OPTIMIZERS, "sgd, or adamw (modern)", "optimizer")
+    optimizer: str = option("sgd", OPTIMIZERS, "how slopes become steps", "optimizer")
     learning_rate: float = option(
         0.1, POSITIVE, "the highest of the run", "optimizer", ("--learning-rate", "--lr")
     )
@@ -83,12 +88,14 @@ class Options:
     beta1: float = option(0.9, BELOW_1, "memory of adamw for slopes", "optimizer")
     beta2: float = option(0.99, BELOW_1, "memory of adamw for their squares", "optimizer")
     dropout: float = option(
-        0.0, BELOW_1, "share of the numbers that training drops (modern)", "optimizer"
+        0.0, BELOW_1, "share of the numbers that training drops; modern alone", "optimizer"
     )
     val_fraction: float = option(
         0.1, SHARE, "share of the text held out: its end, or of --lines every 1/X-th", "validation"
     )
-    eval_every: int = option(1, at_least(1), "steps between validations", "validation")
+    eval_every: int = option(
+        1, at_least(1), "steps between validations (a tenth of the run)", "validation"
+    )
     patience: int = option(
         0, at_least(0), "end after N validations without a new best; 0: never", "validation"
     )
@@ -116,7 +123,9 @@ def problem_with(field: Any, value: Any) -> Optional[str]:
         value = float(value)
     if type(value) is not kind:
         return f"must be of type {kind.__name__}, not {str(value)[:40]!r}"
-    if (kind is float and not math.isfinite(value)) or not check.accepts(value):
+    if kind is float and not math.isfinite(value):
+        return f"must be a finite number {check.says}, not {value}"
+    if not check.accepts(value):
         return f"must be {check.says}, not {str(value)[:40]}"
     if kind is int and value > LARGEST:
         return f"must be at most {LARGEST:,}"
@@ -124,6 +133,25 @@ def problem_with(field: Any, value: Any) -> Optional[str]:
 
 
 def options_from(values: dict[str, Any]) -> tuple[Options, list[str]]:
-    """The options in a file, and the names in it that are none. Raises ValueError for nonsense."""
-    unknown = sorted(set(values) - set(BY_NAME))
-    return Options(**{name: values[name] for name in BY_NAME if name in values}), unknown
+    """The options in a file, and the names of those that another version wrote: that are no options
+    here, or have values that mean nothing here. In their place are the defaults."""
+    unknown = {
+        name
+        for name, value in values.items()
+        if name not in BY_NAME or problem_with(BY_NAME[name], value)
+    }
+    known = {name: value for name, value in values.items() if name not in unknown}
+    if known.get("min_lr", 0.0) > known.get("learning_rate", BY_NAME["learning_rate"].default):
+        del known["min_lr"]
+        unknown.add("min_lr")
+    return Options(**known), sorted(unknown)
+
+
+def check_names(kind: str, given: Iterable[Any], known: Iterable[str]) -> None:
+    """Raises UsageError for a name that is none of the known ones, and says which may be meant."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            close = get_close_matches(str(name), known, 1)
+            which = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise UsageError(f"there is no {kind} {name!r}; {which}")

@@ -10,6 +10,7 @@ from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.optimizers import SGD, AdamW, Optimizer
 from tiny_llm.run.errors import UsageError
+from tiny_llm.run.options import BY_NAME
 
 
 class Rung(NamedTuple):
@@ -45,6 +46,31 @@ RUNGS = {
 }  # fmt: skip
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """rung -> what it has of an option, a size or `repeat` unless somebody says otherwise."""
+    defaults: dict[str, Any] = {}
+    for rung, (_, config, repeat, options) in RUNGS.items():
+        has = {field.name: field.default for field in dataclasses.fields(config)}
+        has.update({"repeat": repeat, **{n: field.default for n, field in BY_NAME.items()}})
+        if name in {**has, **options}:
+            defaults[rung] = {**has, **options}[name]
+    return defaults
+
+
+def in_words(defaults: dict[str, Any]) -> str:
+    """Defaults of rungs: "0" if all have the same, "mlp 0.3, attention 0.5" if each has its own."""
+    words = {rung: _word(value) for rung, value in defaults.items()}
+    if words.keys() == RUNGS.keys() and len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{rung} {word}" for rung, word in words.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def build_optimizer(options: Any) -> Optimizer:
     """The optimizer that the options of a run describe."""
     if options.optimizer == "sgd":
@@ -65,6 +91,10 @@ def build_config(rung: str, vocab_size: int, sizes: dict[str, Optional[Any]]) ->
         raise UsageError(
             f"{flag(name)} is no size of --model {rung}, which has {', '.join(map(flag, own))}"
         )
+    for field in dataclasses.fields(RUNGS[rung].config):
+        value = given.get(field.name, False)
+        if field.type in (bool, "bool") and type(value) is not bool:
+            raise UsageError(f"{flag(field.name)} must be True or False, not {value!r}")
     try:
         return RUNGS[rung].config(vocab_size, **given)
     except ValueError as error:

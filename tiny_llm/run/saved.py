@@ -78,8 +78,10 @@ def save_run(path: Path, run: Run) -> None:
 def load_run(path: Path, to_train: bool = False) -> Run:
     """The run in a checkpoint. Raises UserError, with what is wrong, if there is none.
 
-    Only a run that goes on needs the optimizer's averages: `to_train`.
+    Only a run that goes on needs the optimizer's averages, and has to understand all options of its
+    training: `to_train`. Whoever reads the model does without those of another version.
     """
+    path = Path(path)
     try:
         tensors, metadata = checkpoint.load(
             path, wanted=lambda name: to_train or not name.startswith(MOMENT)
@@ -115,9 +117,16 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     parameters = {k: v for k, v in tensors.items() if not k.startswith(MOMENT)}
     model = model_from(rung.model, config, parameters)
     options, unknown = options_from(training)
+    if to_train and unknown:
+        names = ", ".join(unknown)
+        raise ValueError(
+            f"it cannot go on with {names}, which another version understands; "
+            f"generate, eval and report can read it"
+        )
     step = metadata["step"]
-    if type(step) is not int or not 0 <= step <= options.steps:
-        raise ValueError(f"it is at step {step!r} of {options.steps}")
+    last = step if "steps" in unknown else options.steps
+    if type(step) is not int or not 0 <= step <= last:
+        raise ValueError(f"it is at step {step!r} of {last}")
     optimizer = build_optimizer(options)
     optimizer.steps = step
     if to_train:
@@ -180,7 +189,7 @@ def _recent_from(values: Any) -> RecentLosses:
 
 def newest(ending: str) -> Optional[Path]:
     """The file in runs/ with this ending that was written last, if there is one."""
-    found = RUNS.glob("*" + ending)
+    found = filter(Path.is_file, RUNS.glob("*" + ending))
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 

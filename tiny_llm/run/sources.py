@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional, Union
 from tiny_llm.batches import split
 from tiny_llm.files.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import flag
 from tiny_llm.run.texts import Text, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
@@ -73,12 +74,13 @@ class TextSource:
             raise UsageError(
                 "--tokenizer-file names a finished bpe; leave out what describes another"
             )
+        check_names("tokenizer", [cut.tokenizer or "char"], ["char", "bpe"])
         if cut.vocab_size and cut.tokenizer != "bpe":
             raise UsageError(
                 "--vocab-size is the size of a new --tokenizer bpe; without one, leave it out"
             )
         if cut.tokenizer_file:
-            return load_tokenizer(cut.tokenizer_file)
+            return load_tokenizer(Path(cut.tokenizer_file))
         if cut.tokenizer != "bpe":
             return CharTokenizer.from_text(self.text + "\n" * bool(cut.lines))
         if cut.lines:
@@ -98,6 +100,13 @@ class TextSource:
         else:
             both = split(self.text, val_fraction)
             train, val = (RunningText(tokenizer.encode(part)) for part in both)
+            for name, part in ("training", train), ("held-out", val):
+                if len(part.ids) < 2:
+                    raise ValueError(
+                        f"the {name} part is a single token, and 2 are the least (one to see, one "
+                        f"to predict); use a longer text, another validation fraction, or a "
+                        f"tokenizer with shorter tokens"
+                    )
         return Material(self.name, tokenizer, train, val, val_fraction, lines, self.sha256)
 
     def unsplit(self, tokenizer: Tokenizer, lines: bool) -> Corpus:
@@ -157,7 +166,11 @@ def read_source(data: Optional[str], encoding: str = "utf-8") -> Source:
         try:
             file = open_tokens(data)
             file.verify()
-        except (ValueError, OSError) as error:
+        except FileNotFoundError:
+            raise UserError(f"there is no file {data}; make it with tiny-lm prepare") from None
+        except OSError as error:
+            raise UserError(f"cannot read {data}: {error.strerror or error}") from None
+        except ValueError as error:
             raise UserError(str(error)) from None
         return TokenSource(data, file)
     return TextSource(read_text(data, encoding))

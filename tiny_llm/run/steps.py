@@ -5,6 +5,7 @@ train -> Update -> + validation loss, now and then -> Step
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from tiny_llm.batches import Examples
 from tiny_llm.model import LanguageModel
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.gradients import Gradients
-from tiny_llm.training import evaluate, train
+from tiny_llm.training import Diverged, evaluate, train
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def steps_of(
         train_loss = val_loss = None
         if update.step % eval_every == 0 or update.step == steps:
             train_loss, val_loss = recent.take(), evaluate(model, held_out)
+            if not math.isfinite(val_loss):
+                raise Diverged(f"step {update.step} leaves a validation loss of {val_loss}")
         yield Step(
             update.step,
             update.loss,
@@ -106,3 +109,10 @@ def memorizes(history: Sequence[Evaluation]) -> bool:
         and newest.val_loss >= 1.02 * best.val_loss
         and newest.train_loss < best.train_loss
     )
+
+
+def is_above(guessing: float, history: Sequence[Evaluation], newest: int = 1) -> bool:
+    """Whether the newest so many evaluations found the model worse than guessing, on what it learns
+    from and elsewhere. False if there were not so many."""
+    losses = [min(one.train_loss, one.val_loss) for one in history[-newest:]]
+    return len(losses) == newest and min(losses) > guessing

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tiny_llm.files.documents import codec
-from tiny_llm.run.errors import UserError
+from tiny_llm.files.encodings import codec, misread, undecodable
+from tiny_llm.run.errors import UserError, problem_with_name
 from tiny_llm.text.tokenizers import Tokenizer
 
 DEFAULT_PROMPT = "language models "
@@ -38,28 +37,30 @@ def read_text(data: Optional[str], encoding: str) -> Text:
     elif data == "-":
         name, content = "standard input", sys.stdin.buffer.read()
     else:
-        name, content = data, _read_file(Path(data))
+        name, content = data, _read_file(data)
+    problem = misread(content, encoding)
+    if problem:
+        raise UserError(f"{name} {problem}")
     try:
         text = str(content, codec(encoding))
     except ValueError as error:  # UnicodeDecodeError, and what some codecs raise instead
-        is_utf_16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        raise UserError(
-            f"{name} is not {encoding} text ({error}); name its encoding, "
-            f"for example --encoding {'utf-16' if is_utf_16 else 'latin-1'}"
-        ) from None
+        raise UserError(f"{name} {undecodable(content, error, encoding)}") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text:
         raise UserError(f"{name} is empty; give some text to read")
     return Text(text, name)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(name: str) -> bytes:
+    problem = problem_with_name(name)
+    if problem:
+        raise UserError(f"the name of the text, {name!r}, {problem}")
     try:
-        return path.read_bytes()
+        return Path(name).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}; give the path of a text file") from None
+        raise UserError(f"there is no file {name}; give the path of a text file") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a text file") from None
+        raise UserError(f"cannot read {name}: {error.strerror}; give a text file") from None
 
 
 def _built_in_corpus() -> Path:

@@ -20,6 +20,7 @@ from tiny_llm.matmul import Matrix, Vector, dot, matmul_at, transpose
 
 ROUNDS = 300  # at most; two axes of nearly one length take long to tell apart, and need not be
 STILL = 1e-12  # the change of a unit vector below which it has stopped turning
+HUGE = 1e100
 NOISE = 1e-12  # the share of the variance below which an axis is only rounding
 
 
@@ -34,10 +35,14 @@ def project(rows: Matrix) -> Projection:
     """N x D -> N points in the plane that keeps as much of the variance as any plane can.
 
     The sign of an axis means nothing; it is chosen so that the largest part of its direction is
-    positive. Where nothing varies, all is 0. Raises ValueError for a table without numbers.
+    positive. Where nothing varies, all is 0. Numbers whose squares no float holds are shrunk first,
+    so their points keep only their proportions. Raises ValueError for a table without numbers.
     """
     if not rows or not rows[0]:
         raise ValueError("a projection needs at least one row with one number")
+    largest = max(abs(value) for row in rows for value in row)
+    if largest > HUGE:
+        rows = [[value / largest for value in row] for row in rows]
     means = [fsum(column) / len(rows) for column in transpose(rows)]
     centred = [[value - mean for value, mean in zip(row, means)] for row in rows]
     covariance = [[value / len(rows) for value in row] for row in matmul_at(centred, centred)]

@@ -14,7 +14,7 @@ from typing import Optional, TextIO
 
 from tiny_llm.run.steps import Step
 from tiny_llm.view.sparkline import Sketch, sparkline
-from tiny_llm.view.terminal import Style, columns_of, paint
+from tiny_llm.view.terminal import Style, columns_of, loss_text, paint
 
 REFRESH = 0.1  # seconds between two states of the live line
 SELDOM = 10.0  # seconds between two lines where there is no live one
@@ -90,10 +90,10 @@ class Progress:
         """What is known of a step: which it is, its losses, the speed, the time left."""
         seconds = max(now - self.began, 1e-9)
         left = seconds / (number - self.start) * (self.steps - number)
-        validation = "" if val_loss is None else f"{GAP}val loss {val_loss:.3f}"
+        validation = "" if val_loss is None else f"{GAP}val loss {loss_text(val_loss)}"
         return [
             f"step {number:>{len(str(self.steps))}}/{self.steps}",
-            f"loss {loss:.3f}{validation}",
+            f"loss {loss_text(loss)}{validation}",
             f"{self.tokens / seconds:,.0f} tokens/s",
             f"{clock(left)} left",
         ]

@@ -184,6 +184,11 @@ def fraction_text(fraction: float, digits: int = 2) -> str:
     return text[1:] if text.startswith("0") else text[: digits + 1]
 
 
+def loss_text(loss: float) -> str:
+    """A loss in nats: three decimals, or two figures of what no sound model has."""
+    return number_text(loss, 3)
+
+
 def number_text(value: float, digits: int = 2) -> str:
     """Any number, with `digits` decimals below 1000 and two figures above: -0.12, 1.5e+04."""
     text = f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
-from tiny_llm.fast.tensors import shape
+from tiny_llm.fast.tensors import check_finite, shape
 from tiny_llm.fast.writer import Writer
 from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
@@ -111,6 +111,7 @@ def read_passage(
     windows = windows_of(ids, length, one_target, separator)
     contexts: Contexts = [list(ids[begin:end]) for begin, end in windows]
     logits, cache = model.forward(contexts)  # T x V, a row for each token either way
+    check_finite(logits)
     probabilities = [softmax(row) for row in logits]
     predictions = [_prediction(tokenizer, row, token) for row, token in zip(probabilities, ids[1:])]
     return Reading(

@@ -29,7 +29,7 @@ from tiny_llm.view.report.facts import (
     Sampled,
 )
 from tiny_llm.view.report.pictures import Yardstick, bar, extremes, loss_curves, token_map
-from tiny_llm.view.terminal import CONTROL_PICTURES
+from tiny_llm.view.terminal import CONTROL_PICTURES, loss_text
 
 GENERATOR = "tiny-lm report"  # by which a report is known again
 HEIGHT_OF_A_NAT, TALLEST = 5, 34  # pixels of the bar under a token
@@ -152,9 +152,9 @@ def _curves(report: Report) -> str:
     if not report.curves:
         return note
     curves, best = report.curves, report.best
-    ends = [f"{curves.batches[-1].loss:.3f} on the last batches"] if curves.batches else []
-    ends += [f"{curves.val[-1].loss:.3f} on the held-out text"] if curves.val else []
-    lowest = f"; lowest there {best.loss:.3f} at step {best.step:,}" if best else ""
+    ends = [f"{loss_text(curves.batches[-1].loss)} on the last batches"] if curves.batches else []
+    ends += [f"{loss_text(curves.val[-1].loss)} on the held-out text"] if curves.val else []
+    lowest = f"; lowest there {loss_text(best.loss)} at step {best.step:,}" if best else ""
     levels = ", ".join(f"{y.name} {y.loss:.3f}" for y in report.yardsticks)
     description = f"Ends at {' and '.join(ends)}{lowest}. To compare with: {levels}."
     picture = loss_curves(curves, report.yardsticks, best, description)
@@ -176,7 +176,7 @@ def _evaluations(curves: Curves) -> str:
     """The curves as a table."""
     train = dict(curves.train)
     rows = (
-        (f"{step:,}", f"{train[step]:.3f}" if step in train else "", f"{loss:.3f}")
+        (f"{step:,}", loss_text(train[step]) if step in train else "", loss_text(loss))
         for step, loss in curves.val
     )
     return _details("The numbers", _table(("step", "training text", "held-out text"), rows))
