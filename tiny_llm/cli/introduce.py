@@ -8,6 +8,7 @@ from tiny_llm.model import rows_of
 from tiny_llm.run.begin import VAL_TOKENS, batches_of
 from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import Material
+from tiny_llm.text.tasks import HELD_OUT, LEARNED, TASKS
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.progress import Progress
 
@@ -24,22 +25,27 @@ def introduce(current: Run, material: Material, progress: Progress) -> None:
     which = f"the last {held_out:,}"
     if material.lines:
         which = f"one line in {round(1 / material.val_fraction)}, {held_out:,} {unit}s in all,"
-    progress.fact(
-        "text:",
-        f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
-        f"{which} are held out for validation{some}",
-    )
+    if material.task:
+        about = TASKS[material.task].about
+        progress.fact(
+            "task:",
+            f"{material.task}, {about}: {LEARNED:,} cases to learn from, {HELD_OUT} held out",
+        )
+    else:
+        progress.fact(
+            "text:",
+            f"{material.name}, {learned + held_out:,} {unit}s, {vocab_size} different; "
+            f"{which} are held out for validation{some}",
+        )
     progress.fact(
         "model:",
         f"{current.rung}, {count_parameters(current):,} parameters ({sizes}), seed {options.seed}",
     )
     progress.fact("training:", _training(current, material))
-    progress.fact(
-        "yardstick:",
-        f"guessing costs ln {vocab_size} = {guessing_loss(vocab_size):.3f} nats per {unit}, "
-        f"counting pairs {bigram_loss(material.train.ids, material.val.ids, vocab_size):.3f} "
-        f"(on the held-out text)",
-    )
+    pairs = bigram_loss(material.train.ids, material.val.ids, vocab_size)
+    counting = "" if material.task else f", counting pairs {pairs:.3f} (on the held-out text)"
+    guessing = f"ln {vocab_size} = {guessing_loss(vocab_size):.3f}"
+    progress.fact("yardstick:", f"guessing costs {guessing} nats per {unit}{counting}")
     if current.step:
         progress.fact("resumed:", f"at step {current.step}")
 

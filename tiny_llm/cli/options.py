@@ -257,7 +257,7 @@ def cut_of(args: argparse.Namespace) -> Cut:
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a run that the command line gives; None: not given."""
-    given = {name: getattr(args, name, None) for name in BY_NAME}
+    given = {name: getattr(args, name, None) for name in BY_NAME if name != "task"}
     given["matmul"] = args.matmul or os.environ.get(MATMUL_VARIABLE)
     if given["matmul"]:
         chosen_matmul(args.matmul, "auto")

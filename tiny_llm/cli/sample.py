@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from tiny_llm.cli.task import task_prompt
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.fast.writer import Writer
 from tiny_llm.matmul import Matrix
@@ -60,6 +61,8 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
 
 def prompt_of(run: Run, args: argparse.Namespace) -> str:
     """What the run's samples begin with."""
+    if args.prompt is None and run.options.task:
+        return task_prompt(run.options.task)
     return choose_prompt(args.prompt, run.tokenizer, run.options.lines)
 
 

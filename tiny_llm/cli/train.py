@@ -11,7 +11,8 @@ from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.recipes import recipes
-from tiny_llm.cli.sample import print_sample, prompt_of
+from tiny_llm.cli.sample import print_attention, print_sample, prompt_of
+from tiny_llm.cli.task import print_task
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError, to_type
@@ -19,7 +20,8 @@ from tiny_llm.run.files import run_files
 from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
-from tiny_llm.run.sources import Material, read_source
+from tiny_llm.run.sources import TASK, Material, read_source
+from tiny_llm.text.tasks import TASKS
 from tiny_llm.text.yardsticks import guessing_loss
 from tiny_llm.training import Diverged
 from tiny_llm.view.heads import has_attention
@@ -38,7 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
         "flags on the command line win",
     )
-    flags.add_cutting(flags.add_data(parser))
+    text = flags.add_data(parser)
+    text.add_argument(
+        "--task",
+        choices=TASKS,
+        help="instead of a text, cases made on the spot: "
+        + "; ".join(f"{name}, {task.about}" for name, task in TASKS.items()),
+    )
+    flags.add_cutting(text)
     flags.add_sizes(parser)
     flags.add_training(parser)
     _add_saving(parser)
@@ -75,7 +84,10 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
-    source = read_source(args.data, args.encoding)
+    if args.task and args.data:
+        raise UsageError("--task takes the place of a text; leave --data out")
+    data = TASK + args.task if args.task else args.data
+    source = read_source(data, args.encoding)
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
         given = {"model": args.model, **flags.sizes_of(args), **flags.cut_of(args)._asdict()}
@@ -87,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
     files = run_files(out, args.metrics)
-    files.check(args.data)
+    files.check(data)
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
@@ -106,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 f"    {_resume_command(args, out)}\n"
             )
             return 130 if interrupt.requested else 0
-    _conclude(current, args, keeper, progress)
+    _conclude(current, material, args, keeper, progress)
     return 0
 
 
@@ -151,7 +163,10 @@ def _train(
                     break
                 if args.sample_every and step.number % args.sample_every == 0:
                     progress.clear()
-                    print_sample(current, args, options.seed)
+                    if options.task:
+                        print_task(current, material)
+                    else:
+                        print_sample(current, args, options.seed)
     except Diverged as error:
         raise UserError(
             f"{error}, so training stopped: {lower(options)}; {keeper.left_behind()}"
@@ -167,6 +182,7 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
     """What to type to go on."""
     given = {
         "--resume": out,
+        "--task": args.task,
         "--data": args.data,
         "--encoding": args.encoding if args.encoding != "utf-8" else None,
         "--metrics": args.metrics,
@@ -175,7 +191,13 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
     return to_type("train", {flag: str(value) for flag, value in given.items() if value})
 
 
-def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: Progress) -> None:
+def _conclude(
+    current: Run,
+    material: Material,
+    args: argparse.Namespace,
+    keeper: Keeper,
+    progress: Progress,
+) -> None:
     """The result, a sample, and what to do next. Raises UserError if it is worse than guessing."""
     best, patience, files = current.best, current.options.patience, keeper.files
     if current.is_exhausted:
@@ -192,8 +214,19 @@ def _conclude(current: Run, args: argparse.Namespace, keeper: Keeper, progress: 
         where = f", kept as {files.best}" if is_beside else ""
         loss = f"best validation loss {loss_text(best.val_loss)} at step {best.step}{where}"
         progress.fact("done:", loss)
-    print_sample(current, args, current.options.seed)
     prompt = prompt_of(current, args)
+    if current.options.task:
+        print_task(current, material)
+        if args.show_attention:
+            print_attention(current, current.tokenizer.encode(prompt), args)
+        name = str(files.out)
+        look = "attention" if has_attention(current.model) else "eval"
+        command = to_type(look, {"--checkpoint": name})
+        progress.note(
+            f"\nsaved {name} (step {current.step}). To look closer, type\n\n    {command}"
+        )
+        return
+    print_sample(current, args, current.options.seed)
     shown = {"--prompt": prompt} if prompt.isprintable() else {}  # no shell takes all the others
     command = to_type("generate", {"--checkpoint": str(files.out), **shown, "--seed": "1"})
     progress.note(

@@ -16,22 +16,24 @@ from tiny_llm.batches import Batches
 from tiny_llm.fast.workers import cores, default_count
 from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.run import steps as loop
+from tiny_llm.run.asked import OnlyAsked
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.gradients import Gradients
 from tiny_llm.run.options import BY_NAME, Options, check_names, problem_with
-from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag
+from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag, suiting
 from tiny_llm.run.saved import Best, Run, load_run
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
 from tiny_llm.run.steps import Step
 from tiny_llm.text.corpus import Spread
 from tiny_llm.text.orders import Shuffled
+from tiny_llm.text.tasks import TASKS
 
 VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
-OPTIONS = [name for name in BY_NAME if name != "text_sha256"]  # that can be chosen
+OPTIONS = [name for name in BY_NAME if name not in ("text_sha256", "task")]  # that can be chosen
 
 
 def begin(
@@ -54,8 +56,12 @@ def begin(
     val_fraction, lines = cut.val_fraction or given.get("val_fraction"), cut.lines
     lines = given.get("lines") if lines is None else lines
     material = source.new(cut._replace(val_fraction=val_fraction, lines=lines))
-    config = build_config(rung, material.tokenizer.vocab_size, sizes or {})
-    values = {**{name: f.default for name, f in BY_NAME.items()}, **RUNGS[rung].options, **given}
+    own_sizes, own_options = suiting(material.task, rung)
+    chosen_sizes = {name: value for name, value in (sizes or {}).items() if value is not None}
+    config = build_config(rung, material.tokenizer.vocab_size, {**own_sizes, **chosen_sizes})
+    values: dict[str, Any] = {name: f.default for name, f in BY_NAME.items()}
+    values.update({**RUNGS[rung].options, **own_options, **given, "task": material.task})
+    _check_task(material.task, config, values)
     if values["dropout"] and rung != "modern":
         raise UsageError(f"--dropout is there for --model modern, not for {rung}")
     if "min_lr" not in given:
@@ -69,10 +75,11 @@ def begin(
     accumulation = values["gradient_accumulation_steps"]
     if "steps" not in given:
         passes = repeat or RUNGS[rung].repeat
-        values["steps"] = max(1, passes * batches.steps_per_pass // accumulation)
+        if repeat or "steps" not in own_options:
+            values["steps"] = max(1, passes * batches.steps_per_pass // accumulation)
     if "eval_every" not in given:
         values["eval_every"] = max(1, values["steps"] // EVALUATIONS)
-    if "workers" not in given:
+    if "workers" not in given and not material.task:
         values["workers"] = default_count(model, values["batch_size"])
     values["val_fraction"], values["lines"] = material.val_fraction, material.lines
     chosen = Options(**{**values, "text_sha256": material.sha256})
@@ -101,10 +108,9 @@ def resume(
     _check_values({name: given[name] for name in CHANGEABLE if name in given}, repeat)
     build_config(run.rung, run.tokenizer.vocab_size, {n: given[n] for n in sizes & set(given)})
     if source.sha256 != run.options.text_sha256:
-        raise UserError(
-            f"{path} was trained on another text than {source.name}; "
-            f"give the same text again with --data"
-        )
+        task = run.options.task
+        give = f"give --task {task}" if task else "give the same text again with --data"
+        raise UserError(f"{path} was trained on another text than {source.name}; {give}")
     _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
     material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
     _check_length(run.model.config, material)
@@ -130,6 +136,19 @@ def _check_values(options: dict[str, Any], repeat: Optional[int]) -> None:
             raise UsageError(f"{flag(name)} {problem}")
     if repeat is not None and (type(repeat) is not int or repeat < 1):
         raise UsageError(f"--repeat must be a whole number of at least 1, not {repeat!r}")
+
+
+def _check_task(task: str, config: Any, options: dict[str, Any]) -> None:
+    """Raises UsageError for what no task can have."""
+    if not task:
+        return
+    if config.context_length < TASKS[task].window:
+        raise UsageError(
+            f"the task {task} needs a --context-length of {TASKS[task].window} or more, "
+            f"not {config.context_length}"
+        )
+    if options["dropout"] or options["workers"] > 1:
+        raise UsageError("a task is learned without --dropout and by one of --workers")
 
 
 def _workers(run: Run, given: Optional[int], say: Say) -> int:
@@ -205,6 +224,8 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
     """
     model, options = run.model, run.options
     held_out = material.val.examples(model.config.context_length, model.predicts_every_token)
+    if options.task and model.predicts_every_token:
+        model = OnlyAsked(model)
     with Gradients(
         model,
         batches_of(run, material),

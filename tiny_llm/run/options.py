@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.run.errors import UsageError
+from tiny_llm.text.tasks import TASKS
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
@@ -100,6 +101,7 @@ class Options:
         0, at_least(0), "end after N validations without a new best; 0: never", "validation"
     )
     lines: bool = option(False)  # every line is a document of its own
+    task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
     text_sha256: str = option("")
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.optimizers import SGD, AdamW, Optimizer
 from tiny_llm.run.errors import UsageError
 from tiny_llm.run.options import BY_NAME
+from tiny_llm.text.tasks import TASKS
 
 
 class Rung(NamedTuple):
@@ -44,6 +45,24 @@ RUNGS = {
         },
     ),
 }  # fmt: skip
+
+# What suits the tasks, in place of that: (sizes, options) of each rung.
+ON_TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mlp": ({}, {"learning_rate": 0.3, "steps": 2000}),
+    "attention": ({}, {"learning_rate": 0.3, "steps": 2000}),
+    "modern": (
+        {"d_model": 32, "n_heads": 2, "n_layers": 2},
+        {"learning_rate": 0.002, "warmup_steps": 50, "steps": 1000},
+    ),
+}
+
+
+def suiting(task: str, rung: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sizes and the options of a rung that suit a task in place of its own; none without."""
+    if not task:
+        return {}, {}
+    sizes, options = ON_TASKS[rung]
+    return {"context_length": TASKS[task].window, **sizes}, options
 
 
 def defaults_of(name: str) -> dict[str, Any]:

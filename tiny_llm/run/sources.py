@@ -10,6 +10,7 @@ the whole text, since a character without an id could not even be tested on.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -22,10 +23,12 @@ from tiny_llm.run.texts import Text, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
+from tiny_llm.text.tasks import HELD_OUT, LEARNED, TASKS, Cases, cases_of
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 from tiny_llm.tokenizer import CharTokenizer
 
 VAL_FRACTION = 0.1
+TASK = "task:"  # begins the --data of a task
 
 
 class Cut(NamedTuple):
@@ -51,6 +54,7 @@ class Material(NamedTuple):
     val_fraction: float
     lines: bool  # whether every line is a document of its own
     sha256: str  # of the text, or of the file of tokens
+    task: str = ""  # one of text/tasks.py, if it is no text
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -152,14 +156,47 @@ class TokenSource:
     what_is_measured = ", validation part"
 
 
-Source = Union[TextSource, TokenSource]
+class TaskSource:
+    """A task, whose cases are made on the spot."""
+
+    def __init__(self, task: str) -> None:
+        check_names("task", [task], TASKS)
+        self.task, self.name = task, f"the task {task}"
+        self.cases = cases_of(task)
+        texts = "\n".join(case.text for part in self.cases for case in part)
+        self.sha256 = hashlib.sha256(texts.encode()).hexdigest()
+
+    def new(self, cut: Cut) -> Material:
+        """For a new run. Raises UsageError for what would change the task."""
+        for name, value in cut._asdict().items():
+            if value:
+                raise UsageError(f"{flag(name)} is for texts, not for a task; leave it out")
+        return self.known(CharTokenizer(TASKS[self.task].alphabet), 0.0, lines=False)
+
+    def known(self, tokenizer: Tokenizer, val_fraction: float, lines: bool) -> Material:
+        """Always the same."""
+        train, val = (Cases(part, tokenizer) for part in self.cases)
+        share = HELD_OUT / (LEARNED + HELD_OUT)
+        return Material(self.name, tokenizer, train, val, share, False, self.sha256, self.task)
+
+    def unsplit(self, tokenizer: Tokenizer, lines: bool) -> Corpus:
+        """The cases held out."""
+        return Cases(self.cases[1], tokenizer)
+
+    what_is_measured = ", cases held out"
+
+
+Source = Union[TextSource, TokenSource, TaskSource]
 
 
 def read_source(data: Optional[str], encoding: str = "utf-8") -> Source:
-    """The text or the file of tokens at `data`; `-` is standard input, None the built-in corpus.
+    """The text or the file of tokens at `data`; `-` is standard input, None the built-in corpus,
+    task:NAME one of the tasks.
 
     Raises UserError if there is none.
     """
+    if data and data.startswith(TASK):
+        return TaskSource(data[len(TASK) :])
     if data and data.endswith(".json") and is_token_file(data[: -len(".json")]):
         raise UserError(f"{data} describes a file of tokens; give --data {data[: -len('.json')]}")
     if data is not None and is_token_file(data):
