@@ -283,7 +283,7 @@ def test_a_worker_that_dies_ends_the_run_with_one_line(folder, monkeypatch, caps
     )
     assert multiprocessing.active_children() == []
     monkeypatch.undo()
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     assert main(resume()) == 0
     assert main(command("modern", "--out", "whole")) == 0
     assert bytes_of("stopped") == bytes_of("whole")

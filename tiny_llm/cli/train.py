@@ -204,10 +204,11 @@ def _conclude(
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
     if keeper.is_above(LOST):
         loss = loss_text(keeper.history[-1].val_loss)
+        kept = f", and {files.best} the best, step {best.step}" if best else ""
         raise UserError(
             f"the run ends with a validation loss of {loss} where guessing costs "
-            f"{keeper.guessing:.3f}, so the model has learned nothing: {lower(current.options)}"
-            f"; {keeper.left_behind()}"
+            f"{keeper.guessing:.3f}, so the model is worse than none: {lower(current.options)}"
+            f"; {keeper.left_behind()}{kept}"
         )
     if best:
         is_beside = best.step < current.step and files.best.exists()
