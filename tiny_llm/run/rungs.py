@@ -52,7 +52,7 @@ ON_TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention": ({}, {"learning_rate": 0.3, "steps": 2000}),
     "modern": (
         {"d_model": 32, "n_heads": 2, "n_layers": 2},
-        {"learning_rate": 0.002, "warmup_steps": 50, "steps": 1000},
+        {"learning_rate": 0.003, "warmup_steps": 50, "batch_size": 8, "steps": 400},
     ),
 }
 
