@@ -168,6 +168,13 @@ def test_gradcheck(capsys):
     assert "WRONG" not in out
 
 
+def test_gradcheck_says_that_its_model_is_small_and_which_numbers_it_shows(capsys):
+    assert main(["gradcheck", "--model", "attention", "--quiet"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "attention, made small for this (context_length 6, d_model 8)" in out
+    assert "the number of a parameter whose two slopes agree worst" in out
+
+
 def test_gradcheck_finds_a_broken_backward(capsys, monkeypatch):
     monkeypatch.setattr(layers, "tanh_backward", lambda dy, y: dy)
     assert main(["gradcheck", "--model", "mlp"]) == 1
