@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.recipes import recipes
-from tiny_llm.cli.sample import print_sample, prompt_of
+from tiny_llm.cli.sample import print_sample, prompt_ids
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
-from tiny_llm.run.errors import UsageError, UserError, program
+from tiny_llm.run.errors import UsageError, UserError, program, typed
 from tiny_llm.run.files import RunFiles, run_files
 from tiny_llm.run.keeping import Keeper
 from tiny_llm.run.rungs import RUNGS
@@ -114,7 +113,7 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
         )
-    current.tokenizer.encode(prompt_of(current, args))
+    prompt_ids(current, args)
     current.tokenizer.encode(args.stop or "")
 
 
@@ -166,7 +165,7 @@ def _resume_command(args: argparse.Namespace, out: Path) -> str:
         words += ["--data", args.data]
     if args.encoding != "utf-8":
         words += ["--encoding", args.encoding]
-    return shlex.join(words)
+    return typed(words)
 
 
 def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress: Progress) -> None:
@@ -180,11 +179,10 @@ def _conclude(current: Run, args: argparse.Namespace, files: RunFiles, progress:
         loss = f"best validation loss {best.val_loss:.3f} at step {best.step}{where}"
         progress.fact("done:", loss)
     print_sample(current, args, current.options.seed)
-    prompt = prompt_of(current, args)
-    words = ["generate", "--checkpoint", str(files.out), "--seed", "1"]
-    if "\n" not in prompt:
-        words[3:3] = ["--prompt", prompt]
-    command = shlex.join([*program().split(), *words])
+    words = [*program().split(), "generate", "--checkpoint", str(files.out)]
+    if args.prompt and "\n" not in args.prompt:  # else generate begins as this sample did
+        words += ["--prompt", args.prompt] + ["--allow-special"] * args.allow_special
+    command = typed([*words, "--seed", "1"])
     progress.note(
         f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"
     )

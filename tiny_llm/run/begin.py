@@ -71,7 +71,8 @@ def begin(
     if "workers" not in given:
         values["workers"] = default_count(model, values["batch_size"])
     values["val_fraction"], values["lines"] = material.val_fraction, material.lines
-    chosen = Options(**{**values, "text_sha256": material.sha256})
+    values["text_sha256"], values["text_beginning"] = material.sha256, material.beginning
+    chosen = Options(**values)
     return Run(rung, model, material.tokenizer, build_optimizer(chosen), chosen), material
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,21 @@ class UserError(Exception):
 def program() -> str:
     """What the user types to run this program."""
     return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
+
+
+def typed(words: Iterable[str], columns: int = 75, indent: str = "    ") -> str:
+    """A command for a shell, which goes on in another line where it would not fit in this one.
+
+    So a terminal need not break it inside a word, where a copy of it would have a line end.
+    """
+    first, *others = map(shlex.quote, words)
+    lines = [first]
+    for word in others:
+        if len(lines[-1]) + len(f" {word} \\") <= columns:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}{word}")
+    return f" \\\n{indent}".join(lines)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from tiny_llm.batches import split
 from tiny_llm.files.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.rungs import flag
-from tiny_llm.run.texts import Text, read_text
+from tiny_llm.run.texts import BUILT_IN, Text, first_words, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
-from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 from tiny_llm.tokenizer import CharTokenizer
@@ -38,6 +38,7 @@ class Cut(NamedTuple):
 
 
 AS_USUAL = Cut()
+BEGINNING = 100  # tokens, in which the first words of a text are looked for
 
 
 class Material(NamedTuple):
@@ -50,6 +51,14 @@ class Material(NamedTuple):
     val_fraction: float
     lines: bool  # whether every line is a document of its own
     sha256: str  # of the text, or of the file of tokens
+
+    @property
+    def beginning(self) -> str:
+        """The first words of the user's own text; "" for the built-in corpus."""
+        if self.name == BUILT_IN:
+            return ""
+        text = self.tokenizer.decode(self.train.ids[:BEGINNING])
+        return first_words(text.split(END_OF_TEXT)[0].rstrip("\ufffd"))  # cut inside a character
 
     @property
     def sizes(self) -> tuple[int, int]:
