@@ -1,9 +1,11 @@
 """What a user types, and what comes back: results, exit codes, and one line for every mistake."""
 
+import argparse
 import errno
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tiny_llm import layers
-from tiny_llm.cli import main
+from tiny_llm.cli import generate, main
+from tiny_llm.cli.sample import prompt_ids
 from tiny_llm.model import rows_of
+from tiny_llm.run.errors import typed
 from tiny_llm.run.saved import load_run, save_run
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +71,7 @@ def error_of(capsys):
 def test_train_generate_eval(text, capsys, model):
     assert train(text, model=model) == 0
     out, err = capsys.readouterr()
-    assert len(out) == len(" ") + 5 + 1
+    assert len(out) == len("the cat sat") + 5 + 1
     assert f"runs/{model}.safetensors" in err
     for line in ("first loss", "guessing costs ln", "counting pairs", "val loss", "generate"):
         assert line in err
@@ -112,9 +116,11 @@ def test_show_attention_shows_the_prompt(text, capsys, model):
 
 def test_the_default_prompt_is_shown_and_suits_the_text(text, capsys):
     train(text)
-    assert "prompt ' '" in capsys.readouterr().err  # it knows no u, so no "language models "
+    assert "prompt 'the cat sat'" in capsys.readouterr().err
     Path("names.txt").write_text("emma\nolivia\nava\n" * 5, encoding="utf-8")
     assert train("names.txt") == 0
+    assert "prompt 'emma'" in capsys.readouterr().err
+    assert train("names.txt", "--lines") == 0
     assert "prompt '\\n'" in capsys.readouterr().err
 
 
@@ -207,8 +213,15 @@ def test_gradcheck(capsys):
     out = capsys.readouterr().out
     for name in ("output.bias", "query.weight", "h.1.mlp.c_proj.weight", "wte.weight"):
         assert name in out
-    assert out.count("slopes agree") == 3
+    assert out.count("slopes agree:") == 3
     assert "WRONG" not in out
+
+
+def test_gradcheck_says_that_its_model_is_small_and_which_numbers_it_shows(capsys):
+    assert main(["gradcheck", "--model", "attention", "--quiet"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "attention, made small for this (context_length 6, d_model 8)" in out
+    assert "the number of a parameter whose two slopes agree worst" in out
 
 
 def test_gradcheck_finds_a_broken_backward(capsys, monkeypatch):
@@ -518,3 +531,57 @@ def test_huge_losses_keep_to_their_columns(text, capsys):
     assert main(["report", "--data", text]) == 0
     page = Path("runs/mlp.report.html").read_text("utf-8")
     assert re.search(r"Its best loss on held-out text is \S{1,8} nats", page)
+
+
+def test_a_sample_begins_with_the_own_texts_first_words(folder, capsys):
+    """Also where its letters could write the built-in corpus's phrase, and later in generate."""
+    (folder / "own.txt").write_text("\n The old  goat said: male dogs run. " + TEXT * 3, "utf-8")
+    for flags in ([], ["--tokenizer", "bpe", "--vocab-size", "257"]):
+        assert train("own.txt", *flags) == 0
+        assert capsys.readouterr().out.startswith("The old goat")
+        assert main(["generate", "runs/mlp.safetensors", "-n", "3", "--quiet"]) == 0
+        assert capsys.readouterr().out.startswith("The old goat")
+
+
+def test_a_prompt_may_hold_the_token_that_begins_a_document(folder, capsys):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (folder / name).write_text(f"{name} " + TEXT, "utf-8")
+    files = ["a.txt", "b.txt", "c.txt"]
+    assert main(["prepare", *files, "--tokenizer", "bpe", "--vocab-size", "260", "--quiet"]) == 0
+    assert train("tokens.bin", model="attention") == 0
+    args = flags_of(["generate", "runs/attention.safetensors", "--prompt", "<|endoftext|>a"])
+    run = load_run(Path("runs/attention.safetensors"))
+    separator = run.tokenizer.special_tokens["<|endoftext|>"]
+    assert separator not in prompt_ids(run, args)
+    args.allow_special = True
+    assert prompt_ids(run, args)[:1] == [separator]
+    capsys.readouterr()
+    flags = ["-p", "<|endoftext|>a", "--allow-special", "--quiet"]
+    assert main(["generate", "runs/attention.safetensors", *flags, "-n", "2"]) == 0
+    assert capsys.readouterr().out.startswith("<|endoftext|>a")
+    assert main(["attention", "runs/attention.safetensors", *flags]) == 0
+
+
+def flags_of(words):
+    parser = argparse.ArgumentParser()
+    generate.add_arguments(parser)
+    return parser.parse_args(words[1:])
+
+
+@pytest.mark.parametrize("width", [20, 75])
+def test_a_command_to_type_wraps_between_words(width):
+    words = ["python3", "-m", "tiny_llm", "generate", "--checkpoint", "my runs/a.safetensors",
+             "--prompt", "it's one", "--seed", "1"]  # fmt: skip
+    command = typed(words, width)
+    assert shlex.split(command.replace("\\\n", " ")) == words
+    assert max(map(len, command.split("\n"))) <= max(width, 8 + len("'my runs/a.safetensors' \\"))
+    assert "\n" in command
+
+
+def test_what_train_says_to_type_fits_in_80_columns(text, folder, capsys):
+    out = f"{'a' * 30}/{'b' * 20}.safetensors"
+    assert train(text, "--out", out, "--prompt", "the cat sat on the ") == 0
+    told = capsys.readouterr().err.split("type\n\n")[1]
+    assert max(map(len, told.split("\n"))) <= 80
+    command = shlex.split(told.replace("\\\n", " "))
+    assert main(command[command.index("generate") :]) == 0

@@ -10,6 +10,7 @@ from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
 from tiny_llm.cli import generate as command
 from tiny_llm.cli import main, sample
 from tiny_llm.cli.sample import Piece, in_order
+from tiny_llm.run.options import Options
 from tiny_llm.run.saved import Run
 
 ALPHABET = "\n abcdé"
@@ -35,7 +36,7 @@ class Alphabet:
 
 
 def use_model(monkeypatch, model, tokenizer, rung="mlp"):
-    run = Run(rung, model, tokenizer, optimizer=None, options=SimpleNamespace(lines=False))
+    run = Run(rung, model, tokenizer, optimizer=None, options=Options())
     monkeypatch.setattr(command, "load_run", lambda path, to_train=False: run)
 
 

@@ -158,6 +158,17 @@ def test_what_is_no_text_in_a_folder_is_left_out_and_said(capsys):
     assert "1 empty file" in err
 
 
+def test_pictures_in_a_folder_are_no_text_to_learn_from(folder, capsys):
+    (folder / "stories" / "map.svg").write_text("<svg><path d='M0 0'/></svg>", "utf-8")
+    assert main(["prepare", "stories"]) == 0
+    assert "pictures, unless --glob names them: stories/map.svg" in capsys.readouterr().err
+    assert open_tokens("tokens.bin").description.documents == 10
+    assert main(["prepare", "stories", "--glob", "*"]) == 0
+    assert open_tokens("tokens.bin").description.documents == 11
+    assert main(["prepare", "stories/map.svg", "stories/x0.txt"]) == 0  # named, so wanted
+    assert open_tokens("tokens.bin").description.documents == 2
+
+
 def test_glob_takes_names():
     Path("stories/notes.md").write_text("# notes", "utf-8")
     assert main(["prepare", "stories", "--glob", "x*.txt"]) == 0

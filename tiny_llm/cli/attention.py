@@ -9,7 +9,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
-from tiny_llm.cli.sample import attention_of, prompt_of
+from tiny_llm.cli.sample import attention_of, prompt_ids
 from tiny_llm.matmul import Matrix
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to look at")
+    flags.add_special(parser)
     group = parser.add_argument_group("what to show (all, unless one is named)")
     for flag, least, meaning in (
         ("--layer", 1, "one layer; the first is 1"),
@@ -46,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     current = open_checkpoint(args)
     if not has_attention(current.model):
         raise UserError(f"the model is {current.rung}, which has no attention to show")
-    prompt = prompt_of(current, args)
-    ids = current.tokenizer.encode(prompt)
+    ids = prompt_ids(current, args)
     weights, tokens = attention_of(current, ids)
     if len(tokens) < len(ids) and not args.quiet:
         seen = f"the prompt has {len(ids)} tokens; the model sees the last {len(tokens)}"

@@ -12,8 +12,13 @@ from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
 from tiny_llm.run.rungs import RUNGS, build_config
 from tiny_llm.run.texts import DEFAULT_PROMPT
 from tiny_llm.tokenizer import CharTokenizer
+from tiny_llm.view.terminal import style_for, wrap
 
 LANES = 1e-5  # of a parameter's largest slope: what the rounding of lanes may change
+INTRODUCTION = (
+    "{name}, made small for this ({sizes}), so that every slope of it can be measured. Each line "
+    "shows the number of a parameter whose two slopes agree worst."
+)
 SMALL = {  # small enough that every number of every parameter is checked within seconds
     "mlp": {"context_length": 6, "d_embedding": 4, "d_hidden": 8},
     "attention": {"context_length": 6, "d_model": 8, "d_hidden": 8},
@@ -58,6 +63,8 @@ def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> boo
     way = flags.chosen_matmul(args.matmul, "float64")
     length = config.context_length
     contexts = [ids[:length], ids[-length // 2 :]]  # a whole window, and a shorter one
+    sizes = ", ".join(f"{size} {getattr(config, size)}" for size in RUNGS[name].sizes)
+    print("\n".join(wrap(INTRODUCTION.format(name=name, sizes=sizes), style_for(sys.stdout))))
     print(f"{name:<26}{'numbers':>8}{'backward':>14}{'measured':>14}{'|a - n|':>11}")
     passed, count = True, 0
     with use(way):  # for what the backward claims; the measuring stays in float64

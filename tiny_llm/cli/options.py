@@ -268,6 +268,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How to continue a prompt."""
     group = parser.add_argument_group("sampling")
     group.add_argument("-p", "--prompt", type=prompt_text, help="the text to continue")
+    add_special(group)
     group.add_argument(
         "-n",
         "--max-new-tokens",
@@ -299,6 +300,16 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         help="draw from the fewest tokens with probability P in all; 1: from all (%(default)s)",
     )
     _add_samples(group)
+
+
+def add_special(group: argparse._ActionsContainer) -> None:
+    """--allow-special."""
+    group.add_argument(
+        "--allow-special",
+        action="store_true",
+        help="the prompt's '<|endoftext|>' is the token that separates documents, so that the "
+        "model begins one; without this, it is text like any other (bpe)",
+    )
 
 
 def _add_samples(group: argparse._ArgumentGroup) -> None:

@@ -42,6 +42,7 @@ from tiny_llm.view.progress import Progress, clock
 from tiny_llm.view.terminal import style_for
 
 SMALL = 1_000_000  # characters that one process encodes before others would have started
+DRAWINGS = (".svg",)  # text by form, but markup and numbers by content
 NEWLINE = "\n"  # separates documents where a token is a character
 
 
@@ -83,7 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file of ids; its description goes beside it, to FILE.json (%(default)s)",
     )
-    add("--glob", metavar="PATTERN", help="names of files to take from folders (all that are text)")
+    add(
+        "--glob",
+        metavar="PATTERN",
+        help="names of files to take from folders (all that are text, except SVG)",
+    )
     add("--encoding", type=flags.text_encoding, default="utf-8", help="of the texts (%(default)s)")
     add(
         "--val-fraction",
@@ -179,8 +184,11 @@ def _texts(args: argparse.Namespace, progress: Progress) -> Texts:
     """Everything read once. Raises UserError for what cannot be read, or if there is nothing."""
     alphabet: set[str] = set()
     wanted = None if args.tokenizer == "bpe" or args.tokenizer_file else alphabet
-    documents, left_out, empty = [], [], 0
+    documents, left_out, pictures, empty = [], [], [], 0
     for path, is_named in _paths(args):
+        if path.suffix.lower() in DRAWINGS and not is_named:
+            pictures.append(path)
+            continue
         progress.status(f"reading {path}")
         try:
             document = scan(path, args.encoding, wanted)
@@ -194,6 +202,8 @@ def _texts(args: argparse.Namespace, progress: Progress) -> Texts:
     progress.clear()
     if left_out:
         progress.fact("left out:", f"not {args.encoding} text: {_named(left_out)}")
+    if pictures:
+        progress.fact("left out:", f"pictures, unless --glob names them: {_named(pictures)}")
     if empty:
         progress.fact("left out:", f"{empty:,} empty {'file' if empty == 1 else 'files'}")
     if not documents:

@@ -21,6 +21,7 @@ from tiny_llm.matmul import Matrix
 from tiny_llm.run.saved import Run
 from tiny_llm.run.texts import choose_prompt
 from tiny_llm.sampling import Sampling
+from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.stream import TextStream
 from tiny_llm.view.attention_map import attention_report
 from tiny_llm.view.terminal import style_for
@@ -42,7 +43,7 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
     Sample i has the seed `seed` + i, so --seed alone writes any of them again.
     """
     prompt = prompt_of(run, args)
-    ids = run.tokenizer.encode(prompt)
+    ids = prompt_ids(run, args)
     unit = run.tokenizer.unit + "s"
     several = f"{args.num_samples} samples, " if args.num_samples > 1 else ""
     _heading(
@@ -63,7 +64,19 @@ def prompt_of(run: Run, args: argparse.Namespace) -> str:
     """What the run's samples begin with."""
     if args.prompt is None and run.options.task:
         return task_prompt(run.options.task)
-    return choose_prompt(args.prompt, run.tokenizer, run.options.lines)
+    options = run.options
+    return choose_prompt(args.prompt, run.tokenizer, options.lines, options.text_beginning)
+
+
+def prompt_ids(run: Run, args: argparse.Namespace) -> list[int]:
+    """The tokens of that; with --allow-special, special ones where the prompt names them.
+
+    Raises ValueError for characters that the model does not know.
+    """
+    prompt, tokenizer = prompt_of(run, args), run.tokenizer
+    if args.allow_special and isinstance(tokenizer, BPETokenizer):
+        return tokenizer.encode(prompt, tokenizer.special_tokens)
+    return tokenizer.encode(prompt)
 
 
 def _heading(args: argparse.Namespace, line: str) -> None:

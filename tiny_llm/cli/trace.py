@@ -95,7 +95,7 @@ def _new(args: argparse.Namespace) -> _Start:
     material = read_source(args.data, args.encoding).new(flags.cut_of(args))
     tokenizer = material.tokenizer
     config = build_config(name, tokenizer.vocab_size, flags.sizes_of(args))
-    prompt = choose_prompt(args.prompt, tokenizer, material.lines)
+    prompt = choose_prompt(args.prompt, tokenizer, material.lines, material.beginning)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
         prompt = tokenizer.decode(material.train.ids[: config.context_length + 1])
     given = {"optimizer": args.optimizer, "learning_rate": args.learning_rate}
@@ -115,7 +115,7 @@ def _saved(args: argparse.Namespace) -> _Start:
         raise UsageError(f"{args.checkpoint} is no {args.model}: it is {saved.rung}")
     model, tokenizer, options = saved.model, saved.tokenizer, saved.options
     saved.optimizer.learning_rate = args.learning_rate or schedule_of(options)(saved.step)
-    prompt = choose_prompt(args.prompt, tokenizer, options.lines)
+    prompt = choose_prompt(args.prompt, tokenizer, options.lines, options.text_beginning)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
         prompt = _continued(model, tokenizer, prompt)
     return _Start(model, tokenizer, saved.optimizer, prompt, options.grad_clip, saved.step)

@@ -11,7 +11,7 @@ from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.recipes import recipes
-from tiny_llm.cli.sample import print_attention, print_sample, prompt_of
+from tiny_llm.cli.sample import print_attention, print_sample, prompt_ids
 from tiny_llm.cli.task import print_task
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
@@ -132,7 +132,7 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
         )
-    current.tokenizer.encode(prompt_of(current, args))
+    prompt_ids(current, args)
     current.tokenizer.encode(args.stop or "")
 
 
@@ -215,11 +215,10 @@ def _conclude(
         where = f", kept as {files.best}" if is_beside else ""
         loss = f"best validation loss {loss_text(best.val_loss)} at step {best.step}{where}"
         progress.fact("done:", loss)
-    prompt = prompt_of(current, args)
     if current.options.task:
         print_task(current, material)
         if args.show_attention:
-            print_attention(current, current.tokenizer.encode(prompt), args)
+            print_attention(current, prompt_ids(current, args), args)
         name = str(files.out)
         look = "attention" if has_attention(current.model) else "eval"
         command = to_type(look, {"--checkpoint": name})
@@ -228,7 +227,10 @@ def _conclude(
         )
         return
     print_sample(current, args, current.options.seed)
-    shown = {"--prompt": prompt} if prompt.isprintable() else {}  # no shell takes all the others
+    prompt = args.prompt or ""  # without one, generate begins as this sample did
+    shown = {"--prompt": prompt} if prompt and prompt.isprintable() else {}
+    if args.allow_special:
+        shown["--allow-special"] = ""
     command = to_type("generate", {"--checkpoint": str(files.out), **shown, "--seed": "1"})
     progress.note(
         f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"

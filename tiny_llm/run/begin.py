@@ -31,6 +31,7 @@ from tiny_llm.text.tasks import TASKS
 
 VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
+EVALUATIONS_ON_TASK = 5  # as many cases are held out as some steps learn from
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
 OPTIONS = [name for name in BY_NAME if name not in ("text_sha256", "task")]  # that can be chosen
@@ -78,11 +79,13 @@ def begin(
         if repeat or "steps" not in own_options:
             values["steps"] = max(1, passes * batches.steps_per_pass // accumulation)
     if "eval_every" not in given:
-        values["eval_every"] = max(1, values["steps"] // EVALUATIONS)
+        evaluations = EVALUATIONS_ON_TASK if material.task else EVALUATIONS
+        values["eval_every"] = max(1, values["steps"] // evaluations)
     if "workers" not in given and not material.task:
         values["workers"] = default_count(model, values["batch_size"])
     values["val_fraction"], values["lines"] = material.val_fraction, material.lines
-    chosen = Options(**{**values, "text_sha256": material.sha256})
+    values["text_sha256"], values["text_beginning"] = material.sha256, material.beginning
+    chosen = Options(**values)
     return Run(rung, model, material.tokenizer, build_optimizer(chosen), chosen), material
 
 

@@ -26,12 +26,27 @@ def program() -> str:
     return "tiny-lm" if Path(sys.argv[0]).stem == "tiny-lm" else "python3 -m tiny_llm"
 
 
+def typed(words: Iterable[str], columns: int = 75, indent: str = "    ") -> str:
+    """A command for a shell, which goes on in another line where it would not fit in this one.
+
+    So a terminal need not break it inside a word, where a copy of it would have a line end.
+    """
+    first, *others = map(shlex.quote, words)
+    lines = [first]
+    for word in others:
+        if len(lines[-1]) + len(f" {word} \\") <= columns:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}{word}")
+    return f" \\\n{indent}".join(lines)
+
+
 def to_type(command: str, flags: Mapping[str, str]) -> str:
-    """What to type in a shell; flags: flag -> value, joined where that looks like a flag itself."""
+    """What to type in a shell; flags: flag -> value or "", joined if it looks like a flag."""
     words = [*program().split(), command]
     for flag, value in flags.items():
         words += [f"{flag}={value}"] if re.match("-.", value) else [flag, value]
-    return shlex.join(words)
+    return typed(filter(None, words))
 
 
 def problem_with_name(name: str) -> Optional[str]:

@@ -52,7 +52,7 @@ ON_TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention": ({}, {"learning_rate": 0.3, "steps": 2000}),
     "modern": (
         {"d_model": 32, "n_heads": 2, "n_layers": 2},
-        {"learning_rate": 0.003, "warmup_steps": 50, "batch_size": 8, "steps": 400},
+        {"learning_rate": 0.003, "warmup_steps": 50, "batch_size": 16},
     ),
 }
 
@@ -62,7 +62,8 @@ def suiting(task: str, rung: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not task:
         return {}, {}
     sizes, options = ON_TASKS[rung]
-    return {"context_length": TASKS[task].window, **sizes}, options
+    steps = options.get("steps", TASKS[task].steps)
+    return {"context_length": TASKS[task].window, **sizes}, {**options, "steps": steps}
 
 
 def defaults_of(name: str) -> dict[str, Any]:

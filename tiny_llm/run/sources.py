@@ -19,9 +19,9 @@ from tiny_llm.files.token_file import TokenFile, is_token_file, open_tokens
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import flag
-from tiny_llm.run.texts import Text, read_text
+from tiny_llm.run.texts import BUILT_IN, Text, first_words, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
-from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.corpus import Corpus, Lines, RunningText, split_lines
 from tiny_llm.text.tasks import HELD_OUT, LEARNED, TASKS, Cases, cases_of
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
@@ -42,6 +42,7 @@ class Cut(NamedTuple):
 
 
 AS_USUAL = Cut()
+BEGINNING = 100  # tokens, in which the first words of a text are looked for
 
 
 class Material(NamedTuple):
@@ -55,6 +56,14 @@ class Material(NamedTuple):
     lines: bool  # whether every line is a document of its own
     sha256: str  # of the text, or of the file of tokens
     task: str = ""  # one of text/tasks.py, if it is no text
+
+    @property
+    def beginning(self) -> str:
+        """The first words of the user's own text; "" for the built-in corpus."""
+        if self.name == BUILT_IN:
+            return ""
+        text = self.tokenizer.decode(self.train.ids[:BEGINNING])
+        return first_words(text.split(END_OF_TEXT)[0].rstrip("\ufffd"))  # cut inside a character
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -12,7 +12,12 @@ from tiny_llm.files.encodings import codec, misread, undecodable
 from tiny_llm.run.errors import UserError, problem_with_name
 from tiny_llm.text.tokenizers import Tokenizer
 
-DEFAULT_PROMPT = "language models "
+DEFAULT_PROMPT = "language models "  # of the built-in corpus; another text has its own first words
+BUILT_IN = "the built-in corpus"
+WORDS, LONGEST_BEGINNING = (
+    3,
+    24,
+)  # how much of a text's beginning a sample repeats: words, characters
 
 
 class Text(NamedTuple):
@@ -33,7 +38,7 @@ def read_text(data: Optional[str], encoding: str) -> Text:
     Line ends become newlines, as Python reads text. Raises UserError if there is no text to be had.
     """
     if data is None:
-        name, content = "the built-in corpus", _built_in_corpus().read_bytes()
+        name, content = BUILT_IN, _built_in_corpus().read_bytes()
     elif data == "-":
         name, content = "standard input", sys.stdin.buffer.read()
     else:
@@ -70,14 +75,24 @@ def _built_in_corpus() -> Path:
     return installed if installed.exists() else package.parent / "corpus.txt"
 
 
-def choose_prompt(prompt: Optional[str], tokenizer: Tokenizer, lines: bool = False) -> str:
+def first_words(text: str) -> str:
+    """What a text begins with, for samples to begin with as well: a few words of its first line."""
+    line = next(filter(str.strip, text.split("\n")), "")
+    words = " ".join(line.split()[:WORDS])
+    return words[:LONGEST_BEGINNING].rstrip()
+
+
+def choose_prompt(
+    prompt: Optional[str], tokenizer: Tokenizer, lines: bool = False, beginning: str = ""
+) -> str:
     """The user's prompt, or one that this tokenizer knows: a phrase, a newline, any character.
 
-    A model of `lines` begins one.
+    The phrase is the `beginning` of the model's own text, if there is one. A model of `lines`
+    begins one.
     """
     if prompt is not None:
         return prompt
-    for candidate in ["\n"] if lines else [DEFAULT_PROMPT, "\n"]:
+    for candidate in ["\n"] if lines else [beginning or DEFAULT_PROMPT, "\n"]:
         with suppress(ValueError):
             tokenizer.encode(candidate)
             return candidate

@@ -20,7 +20,7 @@ from tiny_llm.batches import Contexts, Examples, Targets
 from tiny_llm.model import LanguageModel
 from tiny_llm.text.tokenizers import Tokenizer
 
-LEARNED, HELD_OUT = 1000, 400  # cases
+LEARNED, HELD_OUT = 1000, 200  # cases
 BACK = 4  # places, of the letter that `place` asks for
 
 
@@ -37,6 +37,7 @@ class Task(NamedTuple):
     about: str
     alphabet: str
     window: int  # characters that stand before the last
+    steps: int  # that rung 3 needs, of 16 cases each
     make: Callable[[random.Random, str, int], Case]
 
 
@@ -73,11 +74,11 @@ def recall(rng: random.Random, alphabet: str, window: int) -> Case:
 
 
 TASKS = {
-    "place": Task(f"the letter {BACK} places back", ascii_lowercase[:16], 16, place),
+    "place": Task(f"the letter {BACK} places back", ascii_lowercase[:16], 16, 150, place),
     "find": Task(
-        "the only capital letter", ascii_lowercase + ascii_lowercase.upper() + "?", 16, find
+        "the only capital letter", ascii_lowercase + ascii_lowercase.upper() + "?", 16, 150, find
     ),
-    "recall": Task("what came behind this letter before", ascii_lowercase[:8], 12, recall),
+    "recall": Task("what came behind this letter before", ascii_lowercase[:8], 12, 250, recall),
 }
 
 
