@@ -220,7 +220,7 @@ def test_gradcheck(capsys):
 def test_gradcheck_says_that_its_model_is_small_and_which_numbers_it_shows(capsys):
     assert main(["gradcheck", "--model", "attention", "--quiet"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "attention, made small for this (context_length 6, d_model 8)" in out
+    assert "attention, made small for this (context_length 6, d_model 8, d_hidden 8)" in out
     assert "the number of a parameter whose two slopes agree worst" in out
 
 

@@ -33,7 +33,7 @@ def error_of(capsys):
 
 def typed(capsys):
     """The command that is printed to be typed, as words behind the program's name."""
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.replace(" \\\n", "").splitlines()
     (command,) = [line for line in lines if line.startswith("    python3 -m tiny_llm ")]
     return shlex.split(command)[3:]
 

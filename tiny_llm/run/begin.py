@@ -62,22 +62,14 @@ def begin(
     config = build_config(rung, material.tokenizer.vocab_size, {**own_sizes, **chosen_sizes})
     values: dict[str, Any] = {name: f.default for name, f in BY_NAME.items()}
     values.update({**RUNGS[rung].options, **own_options, **given, "task": material.task})
-    _check_task(material.task, config, values)
-    if values["dropout"] and rung != "modern":
-        raise UsageError(f"--dropout is there for --model modern, not for {rung}")
     if "min_lr" not in given:
         values["min_lr"] = values["learning_rate"] / 10
-    elif values["min_lr"] > values["learning_rate"]:
-        rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
-        raise UsageError(f"--min-lr {rates}")
-    _check_length(config, material)  # before so large a model is made in vain
+    _check_together(rung, config, values, material)  # before a large model is made in vain
     model = RUNGS[rung].model(config, seed=values["seed"])
-    batches = _batches(model, material, values["batch_size"], values["seed"])
-    accumulation = values["gradient_accumulation_steps"]
-    if "steps" not in given:
-        passes = repeat or RUNGS[rung].repeat
-        if repeat or "steps" not in own_options:
-            values["steps"] = max(1, passes * batches.steps_per_pass // accumulation)
+    if "steps" not in given and (repeat or "steps" not in own_options):
+        batches = _batches(model, material, values["batch_size"], values["seed"])
+        passes = (repeat or RUNGS[rung].repeat) * batches.steps_per_pass
+        values["steps"] = max(1, passes // values["gradient_accumulation_steps"])
     if "eval_every" not in given:
         evaluations = EVALUATIONS_ON_TASK if material.task else EVALUATIONS
         values["eval_every"] = max(1, values["steps"] // evaluations)
@@ -141,8 +133,15 @@ def _check_values(options: dict[str, Any], repeat: Optional[int]) -> None:
         raise UsageError(f"--repeat must be a whole number of at least 1, not {repeat!r}")
 
 
-def _check_task(task: str, config: Any, options: dict[str, Any]) -> None:
-    """Raises UsageError for what no task can have."""
+def _check_together(rung: str, config: Any, options: dict[str, Any], material: Material) -> None:
+    """Raises UsageError for what does not go together, ValueError for a text that is too short."""
+    if options["dropout"] and rung != "modern":
+        raise UsageError(f"--dropout is there for --model modern, not for {rung}")
+    if options["min_lr"] > options["learning_rate"]:
+        rates = f"{options['min_lr']:g} is above --learning-rate {options['learning_rate']:g}"
+        raise UsageError(f"--min-lr {rates}")
+    _check_length(config, material)
+    task = material.task
     if not task:
         return
     if config.context_length < TASKS[task].window:
