@@ -29,13 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_checkpoint(parser)
     parser.add_argument("-p", "--prompt", type=flags.prompt_text, help="the text to look at")
     flags.add_special(parser)
-    group = parser.add_argument_group("what to show (all, unless one is named)")
+    group = parser.add_argument_group(
+        "what to show (a line on each head, and the table of the first)"
+    )
     for flag, least, meaning in (
         ("--layer", 1, "one layer; the first is 1"),
         ("--head", 1, "one head of each layer; the first is 1"),
         ("--query", 0, "one position that reads; the first is 0"),
     ):
         group.add_argument(flag, type=whole_number(least), metavar="N", help=meaning)
+    group.add_argument("--full", action="store_true", help="the tables of all heads")
     add_svg(parser)
     flags.add_display(parser, attention=False)
 
@@ -53,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         seen = f"the prompt has {len(ids)} tokens; the model sees the last {len(tokens)}"
         print(f"{seen}, its whole context", file=sys.stderr, flush=True)
     style = style_for(sys.stdout, args.color)
-    report = attention_report(weights, tokens, style, args.layer, args.head, args.query)
+    is_short = not args.full and (args.layer, args.head, args.query) == (None, None, None)
+    most = 1 if is_short else None
+    report = attention_report(weights, tokens, style, args.layer, args.head, args.query, most)
     if args.svg:
         write_svg(args.svg, _picture(current, weights, tokens, args))
     print(report, flush=True)
