@@ -11,7 +11,7 @@ from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.cli.sample import attention_of, prompt_ids
 from tiny_llm.matmul import Matrix
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, program
 from tiny_llm.run.saved import Run
 from tiny_llm.view.attention_map import attention_report, one_query
 from tiny_llm.view.attention_picture import attention_svg
@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
         check_svg(args.svg)
     current = open_checkpoint(args)
     if not has_attention(current.model):
-        raise UserError(f"the model is {current.rung}, which has no attention to show")
+        raise UserError(
+            f"the model is {current.rung}, which has no attention to show; "
+            f"train one that has: {program()} train --model attention"
+        )
     ids = prompt_ids(current, args)
     weights, tokens = attention_of(current, ids)
     if len(tokens) < len(ids) and not args.quiet:

@@ -72,47 +72,35 @@ def short_lines(told: data.Trace, style: Style) -> Iterator[str]:
         ("through the network", _short_stages(told, style)),
         ("logits -> probabilities", _short_guesses(told.prediction, style)),
     ]
-    loss, backward, update, again = told.loss, told.backward, told.update, told.again
-    if loss and backward and update and again:
-        slope, rate = backward.slope, f"learning rate {update.learning_rate:g}"
-        verdict = "they agree" if slope.agree else "they DISAGREE"
-        slopes = f"backward {figure(slope.analytic)}, measured {figure(slope.numerical)}: {verdict}"
-        mean = (
-            f"-ln p(right), the mean of {len(loss.each)}" if len(loss.each) > 1 else "-ln p(right)"
-        )
-        before, after = figure(update.before), figure(update.after)
-        parts += [
-            (
-                "the loss",
-                _equation(
-                    mean, [f"{figure(loss.loss)}; guessing is {figure(loss.guessing)}"], style
-                ),
-            ),
-            (
-                "backward: a slope for every weight",
-                iter(_say(f"The followed weight: {slopes}", style)),
-            ),
-            (
-                "the update",
-                chain(
-                    _say(f"{update.optimizer}, {rate}", style),
-                    [f"{INDENT}w = {before}", f"{INDENT}new w = {after}"],
-                ),
-            ),
-            (
-                "the same text again",
-                iter(
-                    [
-                        f"{INDENT}loss before = {figure(again.loss_before)}",
-                        f"{INDENT}loss after  = {figure(again.loss)}",
-                    ]
-                ),
-            ),
-        ]
+    if told.loss and told.backward and told.update and told.again:
+        parts += _short_step(told.loss, told.backward, told.update, told.again, style)
     for number, (title, lines) in enumerate(parts, 1):
         yield paint(f"{number}. {title}", BOLD, style)
         yield from lines
     yield from wrap("All numbers, and the lines of code that made them: --full", style)
+
+
+def _short_step(
+    loss: data.Loss, backward: data.Backward, update: data.Update, again: data.Again, style: Style
+) -> list[tuple[str, Iterator[str]]]:
+    """The last four parts: the numbers before and after."""
+    slope, rate = backward.slope, f"learning rate {update.learning_rate:g}"
+    verdict = "they agree" if slope.agree else "they DISAGREE"
+    slopes = f"backward {figure(slope.analytic)}, measured {figure(slope.numerical)}: {verdict}"
+    mean = f"-ln p(right), the mean of {len(loss.each)}" if len(loss.each) > 1 else "-ln p(right)"
+    losses = f"{figure(loss.loss)}; guessing is {figure(loss.guessing)}"
+    weight = [f"{INDENT}w = {figure(update.before)}", f"{INDENT}new w = {figure(update.after)}"]
+    change = [
+        f"{INDENT}loss before = {figure(again.loss_before)}",
+        f"{INDENT}loss after  = {figure(again.loss)}",
+    ]
+    said = _say(f"The followed weight: {slopes}", style)
+    return [
+        ("the loss", _equation(mean, [losses], style)),
+        ("backward: a slope for every weight", iter(said)),
+        ("the update", chain(_say(f"{update.optimizer}, {rate}", style), weight)),
+        ("the same text again", iter(change)),
+    ]
 
 
 def _short_vectors(told: data.Trace, style: Style) -> Iterator[str]:
