@@ -25,7 +25,16 @@ PICTURES = {
     "curves.svg": ["plot", *(f"runs/{rung}.metrics.jsonl" for rung in RUNGS)],
     "attention.svg": ["attention", "runs/modern.safetensors", "--prompt", "language models "],
 }
-TRACE = ["trace", "--model", "attention", "--prompt", "language models ", "--color", "always"]
+TRACE = [
+    "trace",
+    "--full",
+    "--model",
+    "attention",
+    "--prompt",
+    "language models ",
+    "--color",
+    "always",
+]
 
 
 def tiny_lm(folder: Path, *words: str) -> str:

@@ -179,8 +179,19 @@ def error_of(capsys):
     return line
 
 
+def test_it_is_short_unless_all_is_asked_for(modern, capsys):
+    assert main(["attention", "-p", "the mat", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall("layer . of 2, head . of 2", out) == ["layer 1 of 2, head 1 of 2"]
+    assert len(out.splitlines()) <= 48
+    assert "all with --full; heads not shown here: 3" in " ".join(out.split())
+    weights, _ = weights_of(modern, "the mat")
+    for line in summary_table(choose_heads(weights), Style()):
+        assert line + "\n" in out
+
+
 def test_all_layers_and_heads(modern, capsys):
-    assert main(["attention", "-p", "the mat"]) == 0
+    assert main(["attention", "-p", "the mat", "--full"]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         f"{Path(modern)}: modern, step 2",

@@ -585,3 +585,31 @@ def test_what_train_says_to_type_fits_in_80_columns(text, folder, capsys):
     assert max(map(len, told.split("\n"))) <= 80
     command = shlex.split(told.replace("\\\n", " "))
     assert main(command[command.index("generate") :]) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/attention.safetensors", "runs/mlp.best.safetensors", "my own.bin"]
+)
+def test_the_advice_for_a_missing_checkpoint_makes_this_file(text, name, capsys):
+    assert main(["generate", name]) == 1
+    command = shlex.split(error_of(capsys).split("train one with: ")[1])
+    flags = command[command.index("train") + 1 :]
+    assert main(["train", *flags, "--data", text, "--steps", "3", "--eval-every", "1", "--lr", "3",
+                 "--schedule", "constant", "-n", "1"]) == 0  # fmt: skip
+    assert Path(name.replace(".best", "")).exists()
+
+
+@pytest.mark.parametrize("name", ["runs/attention.metrics.jsonl", "my own.jsonl"])
+def test_the_advice_for_missing_metrics_makes_this_file(text, name, capsys):
+    assert main(["plot", name]) == 1
+    command = shlex.split(error_of(capsys).split("its metrics: ")[1])
+    flags = command[command.index("train") + 1 :]
+    assert main(["train", *flags, "--data", text, "--steps", "3", "-n", "1"]) == 0
+    assert main(["plot", name]) == 0
+
+
+def test_the_advice_for_a_model_without_attention_makes_one_with_it(text, capsys):
+    train(text)
+    capsys.readouterr()
+    assert main(["attention", "--quiet"]) == 1
+    assert "tiny_llm train --model attention" in error_of(capsys)

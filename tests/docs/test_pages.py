@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks import ladder, performance, recipes
 from benchmarks.pages import is_current, pages
+from tiny_llm.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -94,11 +96,50 @@ def test_every_command_runs_and_prints_what_is_listed(tmp_path):
                 )
 
 
-def test_the_example_in_python_runs_and_learns():
+def test_every_command_of_a_page_finds_what_those_before_it_made(tmp_path, monkeypatch, capsys):
+    """README.md, then docs/commands.md, each in an empty folder; training is cut to a few steps."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for page in (ROOT / "README.md", ROOT / "docs" / "commands.md"):
+        folder = tmp_path / page.stem
+        folder.mkdir()
+        shutil.copy(ROOT / "corpus.txt", folder)
+        monkeypatch.chdir(folder)
+        typed = re.findall(r"^(?:\$ )?(.*python3 -m tiny_llm .*)$", fenced(page), re.MULTILINE)
+        assert len(typed) >= 3
+        for line in typed:
+            before, _, words = line.partition("python3 -m tiny_llm ")
+            words = shlex.split(words)
+            if before:
+                assert before == "cat corpus.txt | "
+                words[words.index("-")] = "corpus.txt"
+            if words[0] == "train" and "--resume" not in words:
+                steps = ["--steps", "12" if "--stop-after" in words else "2"]
+                words = without(without(words, "--repeat"), "--steps") + steps
+            assert main(words) == 0, (line, capsys.readouterr().err)
+    capsys.readouterr()
+
+
+def fenced(page):
+    """What a page shows as typed, without what was printed in answer."""
+    blocks = re.findall(r"```(sh|console)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    lines = [(kind, line) for kind, block in blocks for line in block.splitlines()]
+    return "\n".join(line for kind, line in lines if kind == "sh" or line.startswith("$ "))
+
+
+def without(words, flag):
+    """The words without this flag and its value."""
+    if flag not in words:
+        return words
+    place = words.index(flag)
+    return words[:place] + words[place + 2 :]
+
+
+def test_the_example_in_python_runs_learns_and_prints(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(code, names)
     assert names["loss"] < 0.5
+    assert str(names["loss"]) in capsys.readouterr().out
 
 
 @pytest.mark.slow

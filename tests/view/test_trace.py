@@ -838,7 +838,7 @@ def test_the_loss_falls(folder, capsys, model):
     assert told["tokens"]["targets"][-1]["text"] == " "
     assert told["config"]["context_length"] == 16
     assert told["backward"]["slope"]["agree"]
-    assert main(["trace", "--model", model]) == 0
+    assert main(["trace", "--full", "--model", model]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "The loss went down." in " ".join(out.split())
@@ -867,7 +867,8 @@ def test_a_checkpoint_takes_its_own_next_step_and_is_not_changed(folder, capsys,
     told = json_of(capsys, "-c", str(file), "-p", "token")
     assert file.read_bytes() == content
     assert told["steps_before"] == 4
-    assert told["update"]["learning_rate"] == schedule_of(saved.options)(4)
+    share = schedule_of(saved.options)(4) / saved.options.batch_size
+    assert told["update"]["learning_rate"] == share
     context, targets = examples(saved.tokenizer.encode("token"), saved.model)
     loss, gradients = loss_and_gradients(saved.model, [context], targets)
     assert told["loss"]["loss"] == loss
@@ -966,7 +967,7 @@ def test_a_terminal_of_ascii_gets_ascii(folder, monkeypatch):
 
 @pytest.mark.parametrize("model", RUNGS)
 def test_the_forward_alone(folder, capsys, model):
-    assert main(["trace", "--model", model, "--forward-only", "-p", "models"]) == 0
+    assert main(["trace", "--full", "--model", model, "--forward-only", "-p", "models"]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"^(\d)\. ", out, re.MULTILINE) == list("1234")
     assert not any(word in out for word in ("backward", "target", "right", "guessed", "followed"))
@@ -988,7 +989,40 @@ def test_the_forward_alone_needs_nothing_to_predict(folder, capsys):
 
 
 def test_all_heads_key_by_key(folder, capsys):
-    assert main(["trace", "--model", "modern", "-p", "models"]) == 0
+    assert main(["trace", "--full", "--model", "modern", "-p", "models"]) == 0
     short = capsys.readouterr().out
-    assert main(["trace", "--model", "modern", "-p", "models", "--show-attention"]) == 0
+    assert main(["trace", "--full", "--model", "modern", "-p", "models", "--show-attention"]) == 0
     assert (short.count("key by key"), capsys.readouterr().out.count("key by key")) == (1, 4)
+
+
+@pytest.mark.parametrize("model", RUNGS)
+def test_a_traced_step_makes_the_text_likelier_and_does_not_learn_it_by_heart(capsys, model):
+    """The text is alone, so the step is its share of a step that training makes for a batch."""
+    told = json_of(capsys, "--model", model)
+    assert 0.02 < told["loss"]["loss"] - told["again"]["loss"] < 1.5
+
+
+def test_a_deep_trace_is_short_too(capsys, monkeypatch, model="modern"):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["trace", "--model", model, "--n-layers", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 48
+    assert "  The stages of layer 1 of 3 come again in each of the 2 after it." in lines
+
+
+@pytest.mark.parametrize("model", RUNGS)
+@pytest.mark.parametrize("flags", [[], ["--forward-only"]])
+def test_a_trace_is_short_unless_all_is_asked_for(capsys, monkeypatch, model, flags):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["trace", "--model", model, *flags]) == 0
+    short = capsys.readouterr().out.splitlines()
+    assert len(short) <= 48 and max(map(len, short)) <= 80
+    assert main(["trace", "--model", model, "--full", *flags]) == 0
+    full = capsys.readouterr().out.splitlines()
+    assert len(full) > len(short)
+    assert "--full" in short[-1]
+    titles = [line for line in full if re.match(r"[1-8]\. ", line)]
+    assert titles == [line for line in short if re.match(r"[1-8]\. ", line)]
+    for start in ("  loss before", "  loss after"):
+        numbers = [line.split()[-1] for line in full if line.startswith(start)]
+        assert numbers == [line.split()[-1] for line in short if line.startswith(start)], start

@@ -7,7 +7,7 @@ import sys
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, program
 from tiny_llm.run.saved import LEFT_OUT, Run, load_run, newest_checkpoint
 from tiny_llm.view.heads import has_attention
 
@@ -30,7 +30,10 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"--stop can never come: {error}") from None
     if args.show_attention and not has_attention(current.model):
-        raise UserError(f"the model is {current.rung}, which has no attention to show")
+        raise UserError(
+            f"the model is {current.rung}, which has no attention to show; "
+            f"train one that has: {program()} train --model attention"
+        )
     print_sample(current, args, args.seed or 0)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.run.errors import UsageError, UserError, program
 from tiny_llm.run.metrics import read_metrics
-from tiny_llm.run.saved import RUNS, newest
+from tiny_llm.run.saved import RUNS, making, newest
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
 from tiny_llm.view.plot_picture import plot_svg
@@ -88,7 +89,7 @@ def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
         records = read_metrics(path)
     except FileNotFoundError:
         raise UserError(
-            f"there is no file {path}; train a model, which writes its metrics: {program()} train"
+            f"there is no file {path}; train a model, which writes its metrics: {_making(path)}"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
@@ -114,6 +115,13 @@ def _newest() -> Path:
             f"there are no metrics in {RUNS}/; name a file, or train: {program()} train"
         )
     return found
+
+
+def _making(metrics: Path) -> str:
+    """What to type so that a run writes this file."""
+    if metrics.name.endswith(SUFFIX):
+        return making(metrics.with_name(metrics.name[: -len(SUFFIX)] + ".safetensors"))
+    return shlex.join([*program().split(), "train", "--metrics", str(metrics)])
 
 
 def names_of(files: list[Path]) -> list[str]:

@@ -21,7 +21,7 @@ from tiny_llm.sampling import Sampling
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.terminal import style_for
 from tiny_llm.view.trace.step import as_json, trace, trace_forward
-from tiny_llm.view.trace.text import as_lines
+from tiny_llm.view.trace.text import as_lines, short_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=flags.file_name,
         metavar="FILE",
-        help="a saved model, with its own optimizer and learning rate (a new model)",
+        help="a saved model, with its own optimizer and learning rate, as --lr says (a new model)",
     )
     parser.add_argument(
         "-p",
         "--prompt",
         type=flags.prompt_text,
         help="the text to learn from; its last token is the last one to predict",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="all numbers and the code that made them (two screens)"
     )
     parser.add_argument("--json", action="store_true", help="the same facts for machines")
     parser.add_argument(
@@ -83,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(told))
         return 0
     style = style_for(sys.stdout, args.color)
-    for line in as_lines(told, style, args.show_attention):
+    is_full = args.full or args.show_attention
+    for line in as_lines(told, style, args.show_attention) if is_full else short_lines(told, style):
         print(line)
     return 0
 
@@ -100,7 +104,9 @@ def _new(args: argparse.Namespace) -> _Start:
         prompt = tokenizer.decode(material.train.ids[: config.context_length + 1])
     given = {"optimizer": args.optimizer, "learning_rate": args.learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    optimizer = build_optimizer(Options(**{**rung.options, **given}))
+    options = Options(**{**rung.options, **given})
+    optimizer = build_optimizer(options)
+    optimizer.learning_rate = args.learning_rate or _share(options, options.learning_rate)
     return _Start(rung.model(config, args.seed or 0), tokenizer, optimizer, prompt, 0.0, 0)
 
 
@@ -114,11 +120,20 @@ def _saved(args: argparse.Namespace) -> _Start:
     if args.model not in (None, saved.rung):
         raise UsageError(f"{args.checkpoint} is no {args.model}: it is {saved.rung}")
     model, tokenizer, options = saved.model, saved.tokenizer, saved.options
-    saved.optimizer.learning_rate = args.learning_rate or schedule_of(options)(saved.step)
+    rate = schedule_of(options)(saved.step)
+    saved.optimizer.learning_rate = args.learning_rate or _share(options, rate)
     prompt = choose_prompt(args.prompt, tokenizer, options.lines, options.text_beginning)
     if args.prompt is None and len(tokenizer.encode(prompt)) < 2:  # nothing to predict in it
         prompt = _continued(model, tokenizer, prompt)
     return _Start(model, tokenizer, saved.optimizer, prompt, options.grad_clip, saved.step)
+
+
+def _share(options: Options, rate: float) -> float:
+    """The rate of a step for one text: its share of a step that training makes for a whole batch.
+
+    With all of the rate, a text that is alone would be learned by heart at once.
+    """
+    return rate / options.batch_size
 
 
 def _continued(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -87,9 +88,7 @@ def load_run(path: Path, to_train: bool = False) -> Run:
             path, wanted=lambda name: to_train or not name.startswith(MOMENT)
         )
     except FileNotFoundError:
-        raise UserError(
-            f"there is no checkpoint {path}; train one with: {program()} train"
-        ) from None
+        raise UserError(f"there is no checkpoint {path}; train one with: {making(path)}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except CheckpointError as error:
@@ -100,6 +99,15 @@ def load_run(path: Path, to_train: bool = False) -> Run:
         raise UserError(f"{path} does not hold a run of this version: no {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not hold a run of this version: {error}") from None
+
+
+def making(path: Path) -> str:
+    """What to type so that a model is saved to this file: the file's name tells a rung, or none."""
+    stem = path.name.split(".")[0]
+    words = [*program().split(), "train", *(["--model", stem] if stem in RUNGS else [])]
+    usual = [RUNS / f"{stem}{best}.safetensors" for best in ("", ".best")]
+    is_usual = stem in RUNGS and path in usual
+    return shlex.join(words if is_usual else [*words, "--out", str(path)])
 
 
 def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> Run:

@@ -44,6 +44,7 @@ LONGEST_LABEL, LONGEST_BAR = 7, 40  # columns
 NUMBER, SHADE = 3, 1  # columns of a weight, and of the character before it that is its shade
 TOP_KEYS = 5  # how many a report ranks for each head, when there are more queries than one
 
+MORE_HEADS = "One head with --layer and --head, all with --full; heads not shown here:"
 CAVEAT = "Attention shows where information was read from; it does not explain the prediction."
 
 
@@ -128,24 +129,29 @@ def attention_report(
     layer: Optional[int] = None,
     head: Optional[int] = None,
     query: Optional[int] = None,
+    most: Optional[int] = None,
 ) -> str:
     """Layers x heads x Q x K weights of one context of K tokens -> every head, and how to read it.
 
     Or one `layer`, one `head` of each layer, counted from 1, and one `query`, by its position. With
-    one query, all keys are ranked; otherwise the first few, as the last query reads them. Raises
+    one query, all keys are ranked; otherwise the first few, as the last query reads them. `most`
+    shows the tables of so many heads only; the summary has all. Raises
     ValueError for a layer, head or query that is not there.
     """
     heads = choose_heads(all_weights, layer, head)
     parts = ["\n".join(_legend(style))]
     summary = "\n".join(summary_table(heads, style))
     parts += [summary] if summary else []
-    for place, number, weights in heads:
+    for place, number, weights in heads[:most]:
         rows, seen = (weights, tokens) if query is None else one_query(weights, tokens, query)
         of_all = f"layer {place} of {len(all_weights)}, head {number} of {len(all_weights[0])}"
         parts.append(paint(of_all, BOLD, style) + "\n" + attention_matrix(rows, seen, style))
         last = f"{visible(seen[-1], style)} at {len(seen) - 1} reads from:"
         ranking = ranked_keys(rows[-1], seen, style, None if len(rows) == 1 else TOP_KEYS)
         parts.append(clip(last, style.width, style) + "\n" + ranking)
+    left_out = len(heads) - len(heads[:most])
+    if left_out:
+        parts.append("\n".join(wrap(f"{MORE_HEADS} {left_out}", style)))
     parts.append("\n".join(wrap(CAVEAT, style)))
     return "\n\n".join(parts)
 

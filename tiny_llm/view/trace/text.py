@@ -10,6 +10,7 @@ What is written as a calculation can be done again from the numbers that are pri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import isclose, log
 
 from tiny_llm.view.rows import INDENT, first_numbers, in_columns, strip
@@ -60,14 +61,91 @@ def as_lines(told: data.Trace, style: Style, all_heads: bool = False) -> Iterato
         yield from lines
 
 
-def _opening(told: data.Trace, style: Style) -> Iterator[str]:
-    """Which model, what the letters of the shapes stand for, and how to read the strips."""
+def short_lines(told: data.Trace, style: Style) -> Iterator[str]:
+    """The same parts in two screens: what goes in, what comes out, which functions are between."""
+    yield from _title(told, style)
+    seen = told.tokens.seen
+    rows = {"token": [_label(token, style) for token in seen], "id": [str(t.id) for t in seen]}
+    parts = [
+        ("text -> tokens", in_columns(rows, style)),
+        ("tokens -> vectors", _short_vectors(told, style)),
+        ("through the network", _short_stages(told, style)),
+        ("logits -> probabilities", _short_guesses(told.prediction, style)),
+    ]
+    if told.loss and told.backward and told.update and told.again:
+        parts += _short_step(told.loss, told.backward, told.update, told.again, style)
+    for number, (title, lines) in enumerate(parts, 1):
+        yield paint(f"{number}. {title}", BOLD, style)
+        yield from lines
+    yield from wrap("All numbers, and the lines of code that made them: --full", style)
+
+
+def _short_step(
+    loss: data.Loss, backward: data.Backward, update: data.Update, again: data.Again, style: Style
+) -> list[tuple[str, Iterator[str]]]:
+    """The last four parts: the numbers before and after."""
+    slope, rate = backward.slope, f"learning rate {update.learning_rate:g}"
+    verdict = "they agree" if slope.agree else "they DISAGREE"
+    slopes = f"backward {figure(slope.analytic)}, measured {figure(slope.numerical)}: {verdict}"
+    mean = f"-ln p(right), the mean of {len(loss.each)}" if len(loss.each) > 1 else "-ln p(right)"
+    losses = f"{figure(loss.loss)}; guessing is {figure(loss.guessing)}"
+    weight = [f"{INDENT}w = {figure(update.before)}", f"{INDENT}new w = {figure(update.after)}"]
+    change = [
+        f"{INDENT}loss before = {figure(again.loss_before)}",
+        f"{INDENT}loss after  = {figure(again.loss)}",
+    ]
+    said = _say(f"The followed weight: {slopes}", style)
+    return [
+        ("the loss", _equation(mean, [losses], style)),
+        ("backward: a slope for every weight", iter(said)),
+        ("the update", chain(_say(f"{update.optimizer}, {rate}", style), weight)),
+        ("the same text again", iter(change)),
+    ]
+
+
+def _short_vectors(told: data.Trace, style: Style) -> Iterator[str]:
+    for row in told.vectors.rows[:1]:
+        yield from _row(f"{_label(told.tokens.seen[-1], style)} is", row, style)
+
+
+def _short_stages(told: data.Trace, style: Style) -> Iterator[str]:
+    """A line for each stage. What stands in one block stands in every other one."""
+    parts = dict.fromkeys(stage.part for stage in told.stages)  # in order
+    first, *others = [part for part in parts if part.startswith("layer ")] or [""]
+    for stage in told.stages:
+        if stage.part not in others:
+            place = stage.places[0].function if stage.places else ""
+            line = f"{INDENT}{stage.name:{NAME}}{_shape(stage.shape):{SHAPE - 1}} {place}"
+            yield clip(line, style.width, style).rstrip()
+    if others:
+        yield from _say(
+            f"The stages of {first} come again in each of the {len(others)} after it.", style
+        )
+
+
+def _short_guesses(told: data.Prediction, style: Style) -> Iterator[str]:
+    """The likeliest tokens, and the right one."""
+    guesses = list(told.guesses[:3])
+    if told.right and told.right not in guesses:
+        guesses.append(told.right)
+    column = max(display_width(_label(guess.token, style)) for guess in guesses)
+    for guess in guesses:
+        yield _guess(guess, guesses[0].probability, column, style)
+
+
+def _title(told: data.Trace, style: Style) -> Iterator[str]:
+    """Which model, and what the letters of the shapes stand for."""
     trained = f"after {told.steps_before:,} steps" if told.steps_before else "before any training"
     title = f"One {'training step' if told.loss else 'forward'} of {told.model}, {trained}"
     for line in wrap(title, style):
         yield paint(line, BOLD, style)
     sizes = [f"{letter}={size} {what}" for letter, (size, what) in told.sizes.items()]
     yield from wrap(f"{told.weights:,} weights; {', '.join(sizes)}.", style)
+
+
+def _opening(told: data.Trace, style: Style) -> Iterator[str]:
+    """The title, and how to read the strips."""
+    yield from _title(told, style)
     low, high = ("▁", "█") if style.unicode else (".", "#")
     colours = "; orange below 0, blue above" if style.color else ""
     yield from wrap(
