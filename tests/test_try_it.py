@@ -83,9 +83,9 @@ def test_the_displays_follow_the_change(changed):
     rung, there, gone = CHANGES[name]
     assert "slopes agree" in tiny_lm(folder, "gradcheck", "--model", rung)
     small = ["--model", rung, "--steps", "5", "--quiet", "-n", "0", "-o", "m"]
-    traces = [tiny_lm(folder, "trace", "--model", rung)]
+    traces = [tiny_lm(folder, "trace", "--full", "--model", rung)]
     tiny_lm(folder, "train", *small)
-    traces.append(tiny_lm(folder, "trace", "-c", "m"))
+    traces.append(tiny_lm(folder, "trace", "--full", "-c", "m"))
     for told in traces:
         network = told.partition("3. through")[2].partition("4. logits")[0]
         assert re.search(there, " ".join(network.split()))
@@ -99,7 +99,7 @@ def test_the_displays_follow_the_change(changed):
 
 @pytest.mark.parametrize("rung", ["mlp", "attention", "modern"])
 def test_without_a_change_they_say_what_goes(rung):
-    told = tiny_lm(ROOT, "trace", "--model", rung)
+    told = tiny_lm(ROOT, "trace", "--full", "--model", rung)
     there, gone = next(words for (other, *words) in CHANGES.values() if other == rung)
     assert re.search(gone, told) and not re.search(there, " ".join(told.split()))
 
