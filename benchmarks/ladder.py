@@ -1,9 +1,9 @@
-"""Measure what README.md and docs/ claim of the three rungs, and write it there.
+"""Measure what README.md claims of the three rungs, and write it there.
 
     python3 benchmarks/ladder.py             measure, write ladder.json, put it in the pages
     python3 benchmarks/ladder.py --render    put the ladder.json of before in the pages again
 
-Runs the commands that README.md shows, as a user would, in an empty folder. A test renders
+Runs the commands that README.md shows, as a user would, each in an empty folder. A test renders
 ladder.json and compares the result with the pages, so they cannot drift from what was measured.
 """
 
@@ -13,17 +13,21 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.pages import write  # noqa: E402
+from tiny_llm import cross_entropy  # noqa: E402
+from tiny_llm.batches import split  # noqa: E402
+from tiny_llm.run.saved import load_run  # noqa: E402
+from tiny_llm.text.tasks import TASKS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "ladder.json"
 RUNGS = {
@@ -31,115 +35,136 @@ RUNGS = {
     "attention": "AttentionLanguageModel",
     "modern": "ModernLanguageModel",
 }
-SEEDS = range(10)
+SEEDS = range(3)  # of the runs
+SAMPLES = range(10)  # of one of them
+SHORT = ["--context-length", "6", "--lr", "0.3"]  # the window that suits rung 1 best
+AT_ONCE = 2  # commands
 
 Results = dict[str, Any]
 
 
-def tiny_lm(folder: Path, *words: str, mixed: bool = False) -> str:
-    """The standard output of a command, typed in `folder`; `mixed` with what it says beside it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tiny_llm", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT if mixed else subprocess.DEVNULL,
-        check=True,
-    )
-    return done.stdout.decode("utf-8")
+class Done(NamedTuple):
+    """A command that has run: all it printed, and the seconds that it had a core for."""
+
+    output: str
+    seconds: float
 
 
-def listing(folder: Path, *words: str) -> dict[str, str]:
+def tiny_lm(folder: Path, *words: str, mixed: bool = True) -> Done:
+    """The output of a command, typed in `folder`; `mixed` with what it says beside its result."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tiny_llm", *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+            stdout=output,
+            stderr=subprocess.STDOUT if mixed else subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        output.seek(0)
+        text = output.read().decode("utf-8")
+    if status:
+        raise RuntimeError(f"{' '.join(words)} ended with {status}:\n{text}")
+    return Done(text.rstrip(), usage.ru_utime + usage.ru_stime)
+
+
+def listing(words: list[str], output: str) -> dict[str, str]:
     """A command as one types it, and what it prints."""
-    return {
-        "command": " ".join(["python3 -m tiny_llm", *words]),
-        "output": tiny_lm(folder, *words, mixed=True).rstrip(),
-    }
+    return {"command": " ".join(["python3 -m tiny_llm", *words]), "output": output}
 
 
-def used() -> float:
-    """Seconds that the commands so far had a core for, whatever else the machine did."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def full_window_loss(checkpoint: Path) -> float:
+    """The mean loss on the held-out text, each character predicted from as many before it as the
+    window holds: nats. (Rung 3's loss in training is a mean over all positions of its windows, and
+    the first ones have seen little.)"""
+    run = load_run(checkpoint)
+    ids = run.tokenizer.encode((ROOT / "corpus.txt").read_text("utf-8"))
+    window, begin = run.model.config.context_length, len(split(ids, run.options.val_fraction)[0])
+    total = 0.0
+    for at in range(begin, len(ids)):
+        logits, _ = run.model.forward([ids[at - window : at]])
+        total += cross_entropy(logits[-1:], [ids[at]])[0]
+    return total / (len(ids) - begin)
 
 
-def figures(output: str, seconds: float) -> dict[str, float]:
-    """What a training run says of itself."""
-    losses = re.findall(r"val loss (\S+)", output)
-    best = re.search(r"best validation loss (\S+) at step (\d+)", output)
-    parameters = re.search(r"([\d,]+) parameters", output)
-    counting = re.search(r"counting pairs (\S+)", output)
-    first = re.search(r"first loss (\S+):", output)
-    assert best and parameters and counting and first, output
-    return {
-        "parameters": int(parameters[1].replace(",", "")),
-        "first_loss": float(first[1]),
-        "best_val_loss": float(best[1]),
-        "final_val_loss": float(losses[-1]),
-        "counting_pairs": float(counting[1]),
-        "seconds": round(seconds, 1),
-    }
-
-
-def corpus_words(folder: Path, model: str) -> dict[str, float]:
-    """How many words of a 200-character sample are words of the corpus, over ten seeds."""
+def corpus_words(folder: Path, checkpoint: str) -> float:
+    """The share of words of 200-character samples that are words of the corpus."""
     known = set(re.findall("[a-z]+", (ROOT / "corpus.txt").read_text("utf-8").lower()))
-    shares, different = [], []
-    for seed in SEEDS:
-        checkpoint = f"runs/{model}.safetensors"
-        text = tiny_lm(folder, "generate", "--checkpoint", checkpoint, "--seed", str(seed))
-        words = re.findall("[a-z]+", text.removeprefix("language models ").lower())
-        shares.append(sum(word in known for word in words) / len(words))
-        different.append(len(known.intersection(words)))
-    return {
-        "share_mean": round(sum(shares) / len(shares), 2),
-        "share_least": round(min(shares), 2),
-        "different_least": min(different),
-        "share_seed_0": round(shares[0], 2),
-        "different_seed_0": different[0],
-    }
+    shares = []
+    for seed in SAMPLES:
+        words = ["generate", "--checkpoint", checkpoint, "--seed", str(seed)]
+        text = tiny_lm(folder, *words, mixed=False).output
+        found = re.findall("[a-z]+", text.removeprefix("language models ").lower())
+        shares.append(sum(word in known for word in found) / len(found))
+    return round(sum(shares) / len(shares), 3)
+
+
+def trained(model: str, seed: int, more: list[str]) -> dict[str, Any]:
+    """What a training run on the built-in text comes to, and what it printed."""
+    words = ["train", *(["--model", model] if model != "mlp" else []), *more]
+    words += ["--show-attention"] if model != "mlp" else []
+    words += ["--seed", str(seed)] if seed else []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        done = tiny_lm(folder, *words)
+        last, best = (f"runs/{model}{end}.safetensors" for end in ("", ".best"))
+        checkpoint = best if (folder / best).exists() else last
+        parameters = re.search(r"([\d,]+) parameters", done.output)
+        printed = re.search(r"best validation loss (\S+) at step", done.output)
+        counting = re.search(r"counting pairs (\S+)", done.output)
+        assert parameters and printed and counting, done.output
+        result = {
+            "listing": listing(words, done.output),
+            "parameters": int(parameters[1].replace(",", "")),
+            "printed_loss": float(printed[1]),
+            "counting_pairs": float(counting[1]),
+            "full_window_loss": round(full_window_loss(folder / checkpoint), 4),
+            "seconds": round(done.seconds, 1),
+            "real_words": corpus_words(folder, last),
+        }
+    print(words, {k: v for k, v in result.items() if k != "listing"}, file=sys.stderr, flush=True)
+    return result
+
+
+def solved(task: str, model: str, seed: int) -> dict[str, Any]:
+    """How many held-out cases of a task a rung gets right, and how long it took to learn."""
+    words = ["train", "--task", task, "--model", model, "--seed", str(seed)]
+    with tempfile.TemporaryDirectory() as name:
+        done = tiny_lm(Path(name), *words)
+    right = re.search(r"([\d.]+)% right", done.output)
+    assert right, done.output
+    result = {"right": float(right[1]), "seconds": round(done.seconds, 1)}
+    print(words, result, file=sys.stderr, flush=True)
+    return result
 
 
 def measure() -> Results:
     """All figures and listings."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    results: Results = {"python": python, "rungs": {}, "listings": {}}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for model in RUNGS:
-            flags = [] if model == "mlp" else ["--model", model, "--show-attention"]
-            began = used()
-            results["listings"][model] = listing(folder, "train", *flags)
-            seconds = used() - began
-            results["rungs"][model] = {
-                **figures(results["listings"][model]["output"], seconds),
-                **corpus_words(folder, model),
-            }
-            print(model, results["rungs"][model], file=sys.stderr)
-        results["listings"]["gradcheck"] = listing(folder, "gradcheck", "--model", "mlp")
-        results["equal_time"] = equal_time(folder)
-    return results
-
-
-# Rung 1 for as long as rung 3's default run takes here: with rung 3's window, and with its own.
-EQUAL_TIME = {
-    "rung 3's window": ["--context-length", "16", "--repeat", "9"],
-    "its own window": ["--repeat", "17"],
-}
-
-
-def equal_time(folder: Path) -> dict[str, Any]:
-    """Rung 1 in the time of rung 3."""
-    runs = {}
-    for name, flags in EQUAL_TIME.items():
-        began = used()
-        entry = listing(folder, "train", *flags, "--out", "equal.safetensors")
-        command = entry["command"].replace(" --out equal.safetensors", "")
-        runs[name] = {
-            "command": command,
-            **figures(entry["output"], used() - began),
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        rungs = {m: [pool.submit(trained, m, seed, []) for seed in SEEDS] for m in RUNGS}
+        short = [pool.submit(trained, "mlp", seed, SHORT) for seed in SEEDS]
+        tasks = {
+            task: {m: [pool.submit(solved, task, m, seed) for seed in SEEDS] for m in RUNGS}
+            for task in TASKS
         }
-    return runs
+    words = ["gradcheck", "--model", "mlp"]
+    listings = {m: runs[0].result()["listing"] for m, runs in rungs.items()}
+    listings["gradcheck"] = listing(words, tiny_lm(ROOT, *words).output)
+    return {
+        "python": python,
+        "rungs": {m: [_figures(run.result()) for run in runs] for m, runs in rungs.items()},
+        "short": [_figures(run.result()) for run in short],
+        "tasks": {
+            task: {m: [run.result() for run in runs] for m, runs in models.items()}
+            for task, models in tasks.items()
+        },
+        "listings": listings,
+    }
+
+
+def _figures(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "listing"}
 
 
 def sections(results: Results) -> dict[str, str]:
@@ -153,9 +178,9 @@ def sections(results: Results) -> dict[str, str]:
     return {
         "train": console(listings["mlp"]),
         "ladder": ladder_table(results),
+        "tasks": task_table(results),
         "attention": console(attention),
         "gradcheck": console(listings["gradcheck"]),
-        "equal-time": equal_time_text(results),
     }
 
 
@@ -164,57 +189,73 @@ def console(entry: dict[str, str]) -> str:
     return f"```console\n$ {entry['command']}\n{entry['output']}\n```"
 
 
+def values_of(runs: list[dict[str, Any]], name: str) -> list[float]:
+    """A figure of each run."""
+    return [run[name] for run in runs]
+
+
+def spread(values: list[float], form: str) -> str:
+    """The mean of several runs, and the least and the greatest of them."""
+    mean, low, high = (
+        format(v, form) for v in (sum(values) / len(values), min(values), max(values))
+    )
+    return f"{mean} ({low} to {high})"
+
+
 def ladder_table(results: Results) -> str:
     """The three rungs side by side."""
     lines = [
-        "| rung | adds | command | weights | validation loss, best | last | seconds | real words |",
-        "|---|---|---|---|---|---|---|---|",
+        "| rung | adds | command | weights | loss | seconds | real words |",
+        "|---|---|---|---|---|---|---|",
     ]
     adds = {
         "mlp": "embeddings, a hidden layer, an output layer",
-        "attention": "positions, query, key and value, a residual path",
+        "attention": "attention in place of the fixed window: query, key, value, positions",
         "modern": "all positions at once, heads, LayerNorm, feed-forward, stacked blocks",
     }
     for number, (model, name) in enumerate(RUNGS.items(), 1):
-        figure = results["rungs"][model]
+        runs = results["rungs"][model]
         command = "train" if model == "mlp" else f"train --model {model}"
+        words = values_of(runs, "real_words")
         lines.append(
-            f"| {number}: `{name}` | {adds[model]} | `{command}` | {figure['parameters']:,} "
-            f"| {figure['best_val_loss']:.3f} | {figure['final_val_loss']:.3f} "
-            f"| {figure['seconds']:.0f} | {figure['share_mean']:.0%} |"
+            f"| {number}: `{name}` | {adds[model]} | `{command}` | {runs[0]['parameters']:,} "
+            f"| {spread(values_of(runs, 'full_window_loss'), '.2f')} "
+            f"| {max(values_of(runs, 'seconds')):.0f} | {sum(words) / len(words):.0%} |"
         )
-    counting = results["rungs"]["mlp"]["counting_pairs"]
-    first = results["rungs"]["mlp"]["first_loss"]
+    modern, short = results["rungs"]["modern"], results["short"]
+    printed = values_of(modern, "printed_loss")
     lines += [
         "",
-        f"Measured with {results['python']}; seconds are those that the run had a core for. Losses "
-        f"are in nats per character; before training it is {first:.2f}, and counting pairs costs "
-        f"{counting:.3f}. Real words: how many words of a 200-character sample at temperature 0.7 "
-        f"are words of the corpus, on average over {len(SEEDS)} seeds.",
+        f"All three see the last 16 characters. Mean of {len(SEEDS)} seeds, and the least and the "
+        f"greatest; in nats per held-out character, each predicted from the 16 before it. Counting "
+        f"pairs costs {modern[0]['counting_pairs']:.2f}. (While it trains, rung 3 says "
+        f"{sum(printed) / len(printed):.2f}: a mean over all positions of its windows, of which the "
+        f"first have seen little.) Real words: how many words of 200-character samples at "
+        f"temperature 0.7 are words of the corpus, over {len(SAMPLES)} samples of each. Seconds, at "
+        f"most, that {results['python']} had a core for.",
+        "",
+        f"A fixed network wants a short window: `train {' '.join(SHORT)}` makes rung 1 reach "
+        f"{spread(values_of(short, 'full_window_loss'), '.2f')}. With every place more it has more "
+        f"weights to learn from the same text. Attention makes a longer window pay.",
     ]
     return "\n".join(lines)
 
 
-def equal_time_text(results: Results) -> str:
-    """Rung 3 against rung 1 in the same time."""
-    modern = results["rungs"]["modern"]
-    lines = [
-        "| model | best validation loss | last | seconds |",
-        "|---|---|---|---|",
-        equal_time_row("rung 3, `train --model modern`, 16 characters of context", modern),
+def task_table(results: Results) -> str:
+    """What each rung can that the one below it cannot."""
+    heads = " | ".join(f"rung {number}" for number in range(1, len(RUNGS) + 1))
+    lines = [f"| `train --task` | what is asked | {heads} |", "|---|---|---|---|---|"]
+    slowest = 0.0
+    for task, models in results["tasks"].items():
+        cells = [spread(values_of(runs, "right"), ".0f") for runs in models.values()]
+        slowest = max(slowest, *(max(values_of(runs, "seconds")) for runs in models.values()))
+        lines.append(f"| `{task}` | {TASKS[task].about} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Per cent of what was asked in new cases: mean of {len(SEEDS)} seeds, and the least and the "
+        f"greatest. No run took more than {slowest:.0f} seconds of a core.",
     ]
-    for name, figure in results["equal_time"].items():
-        command = figure["command"].replace("python3 -m tiny_llm ", "")
-        lines.append(equal_time_row(f"rung 1, `{command}`, {name}", figure))
     return "\n".join(lines)
-
-
-def equal_time_row(name: str, figure: dict[str, Any]) -> str:
-    """One line of the table."""
-    return (
-        f"| {name} | {figure['best_val_loss']:.3f} | {figure['final_val_loss']:.3f} "
-        f"| {figure['seconds']:.0f} |"
-    )
 
 
 def main() -> None:
