@@ -229,10 +229,10 @@ def ladder_table(results: Results) -> str:
         f"All three see the last 16 characters. Mean of {len(SEEDS)} seeds, and the least and the "
         f"greatest; in nats per held-out character, each predicted from the 16 before it. Counting "
         f"pairs costs {modern[0]['counting_pairs']:.2f}. (While it trains, rung 3 says "
-        f"{sum(printed) / len(printed):.2f}: a mean over all positions of its windows, of which the "
+        f"{sum(printed) / len(printed):.2f}: a mean over all positions of its windows, where the "
         f"first have seen little.) Real words: how many words of 200-character samples at "
-        f"temperature 0.7 are words of the corpus, over {len(SAMPLES)} samples of each. Seconds, at "
-        f"most, that {results['python']} had a core for.",
+        f"temperature 0.7 are words of the corpus, over {len(SAMPLES)} samples of each. Seconds: "
+        f"the most that {results['python']} had a core for.",
         "",
         f"A fixed network wants a short window: `train {' '.join(SHORT)}` makes rung 1 reach "
         f"{spread(values_of(short, 'full_window_loss'), '.2f')}. With every place more it has more "
@@ -252,8 +252,8 @@ def task_table(results: Results) -> str:
         lines.append(f"| `{task}` | {TASKS[task].about} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Per cent of what was asked in new cases: mean of {len(SEEDS)} seeds, and the least and the "
-        f"greatest. No run took more than {slowest:.0f} seconds of a core.",
+        f"Per cent of what was asked in new cases: mean of {len(SEEDS)} seeds, and the least and "
+        f"the greatest. No run took more than {slowest:.0f} seconds of a core.",
     ]
     return "\n".join(lines)
 

@@ -11,9 +11,9 @@ SHOWN = 3  # cases
 
 
 def task_prompt(task: str) -> str:
-    """A held-out case up to the first letter that is asked for."""
+    """A held-out case up to the last letter that is asked for."""
     case = cases_of(task)[1][0]
-    return case.text[: case.asked[0]]
+    return case.text[: case.asked[-1]]
 
 
 def print_task(run: Run, material: Material) -> None:

@@ -31,7 +31,7 @@ class Rung(NamedTuple):
 
 RUNGS = {
     "mlp": Rung(
-        MLPLanguageModel, MLPConfig, repeat=8,
+        MLPLanguageModel, MLPConfig, repeat=6,
         options={"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 16},
     ),
     "attention": Rung(
@@ -51,7 +51,7 @@ ON_TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp": ({}, {"learning_rate": 0.3, "steps": 2000}),
     "attention": ({}, {"learning_rate": 0.3, "steps": 2000}),
     "modern": (
-        {"d_model": 32, "n_heads": 2, "n_layers": 2},
+        {"d_model": 24, "n_heads": 1, "n_layers": 2},
         {"learning_rate": 0.003, "warmup_steps": 50, "batch_size": 16},
     ),
 }

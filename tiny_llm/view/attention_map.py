@@ -140,7 +140,7 @@ def attention_report(
     """
     heads = choose_heads(all_weights, layer, head)
     parts = ["\n".join(_legend(style))]
-    summary = "\n".join(summary_table(heads, style))
+    summary = "\n".join(summary_table(heads, style, tokens))
     parts += [summary] if summary else []
     for place, number, weights in heads[:most]:
         rows, seen = (weights, tokens) if query is None else one_query(weights, tokens, query)

@@ -10,7 +10,7 @@ self-attention"; Clark et al. (2019), "What does BERT look at?".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector
@@ -18,6 +18,7 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.view.terminal import BOLD, Style, fraction_text, paint, wrap
 
 FIRST_FREE = 2  # the first position for which itself, the one before and the first are three
+COPIES = 0.5  # of the weight: what has more behind earlier copies reads there
 SPREAD = 0.75  # of the entropy that a head could have: what has more is spread out
 NARROW = 76  # columns; below it, the table has no shares
 BITS = len("1.82/3.00")  # columns of an entropy and the most that it could be
@@ -26,6 +27,7 @@ PHRASES = {
     "previous": "the previous token",
     "first": "the first token",
     "others": "other tokens",
+    "copies": "what came behind this token before",
     None: "spread out",
 }
 
@@ -83,6 +85,21 @@ def summarize(weights: Matrix) -> Optional[HeadSummary]:
     )
 
 
+def behind_copies(weights: Matrix, tokens: Sequence[str]) -> Optional[float]:
+    """The mean share of the weight on what came behind earlier copies of the token that asks.
+
+    Over the queries whose token stood there before; None without one. A head that reads there
+    repeats what happened the last time: an induction head, which needs another one below it that
+    tells each token which one stands before it (Olsson et al., 2022).
+    """
+    shares = []
+    for place, row in enumerate(weights, len(tokens) - len(weights)):
+        behind = [at + 1 for at in range(place) if tokens[at] == tokens[place]]
+        if behind:
+            shares.append(sum(row[at] for at in behind))
+    return _mean(shares) if shares else None
+
+
 def entropy(weights: Vector) -> float:
     """How spread out weights that add up to 1 are, in bits: 0 for all on one, log2 n for even."""
     return sum(-weight * math.log2(weight) for weight in weights if weight > 0)
@@ -114,8 +131,10 @@ def choose_heads(
     ]
 
 
-def summary_table(heads: list[Head], style: Style) -> Iterator[str]:
+def summary_table(heads: list[Head], style: Style, tokens: Sequence[str] = ()) -> Iterator[str]:
     """Yield a line for each head, and how to read it; nothing if no head can be summed up.
+
+    tokens: the K that were read, for heads that read what came behind copies of a token.
 
     A head with a single query is shown in full by its own row, and has no line here.
     """
@@ -135,18 +154,21 @@ def summary_table(heads: list[Head], style: Style) -> Iterator[str]:
     cells = "  ".join(f"{title:<{BITS if title == 'entropy' else 0}}" for title in titles)
     yield paint(f"layer head  {cells}  reads most from", BOLD, style)
     for head, summary in rows:
-        yield f"{head.layer:5} {head.number:4}  " + _row(summary, wide)
+        copies = behind_copies(head.weights, tokens) if tokens else None
+        yield f"{head.layer:5} {head.number:4}  " + _row(summary, copies or 0.0, wide)
 
 
-def _row(summary: HeadSummary, wide: bool) -> str:
+def _row(summary: HeadSummary, copies: float, wide: bool) -> str:
     """The numbers of a head, and what they amount to; in a narrow table only the telling ones."""
     bits = f"{summary.entropy:.2f}/{summary.most:.2f}".ljust(BITS)
-    place = summary.reads
+    place = "copies" if copies >= COPIES else summary.reads
     if wide:
         shares = zip(summary._fields[:4], summary)
         numbers = [fraction_text(share).rjust(len(name)) for name, share in shares]
-        return "  ".join([*numbers, bits, PHRASES[place]])
-    share = f"{place} {fraction_text(getattr(summary, place))}" if place else PHRASES[place]
+        share = f" {fraction_text(copies)}" if place == "copies" else ""
+        return "  ".join([*numbers, bits, PHRASES[place] + share])
+    share = fraction_text(copies if place == "copies" else getattr(summary, place or "most"))
+    share = f"{place} {share}" if place else PHRASES[place]
     return f"{bits}  {share}"
 
 
