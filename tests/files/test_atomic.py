@@ -61,3 +61,13 @@ def test_a_copy_that_fails_names_its_target(tmp_path):
         copy_file(tmp_path / "none", tmp_path / "target")
     assert names(tmp_path) == []
     assert keep_old(tmp_path / "none") is None
+
+
+def test_what_was_kept_stays_kept(tmp_path):
+    path = tmp_path / "m"
+    for content in (b"good", b"accident", b"accident", b"another"):
+        path.write_bytes(content)
+        keep_old(path)
+    kept = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    backups = {"m.bak": b"good", "m.bak2": b"accident", "m.bak3": b"another"}
+    assert kept == {"m": b"another", **backups}

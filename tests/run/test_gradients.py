@@ -3,6 +3,8 @@
 import gc
 import math
 import multiprocessing
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from pytest import approx
@@ -239,3 +241,13 @@ def test_the_garbage_collector_works_again_after_an_error(modern, collector):
     with pytest.raises(ValueError, match="outside the vocabulary"):
         gradients_of_batch(modern, [[999]], [0], "")
     assert gc.isenabled()
+
+
+def test_no_more_workers_are_started_than_a_batch_has_contexts(monkeypatch):
+    started = []
+    monkeypatch.setattr("tiny_llm.run.gradients.Workers", lambda model, n, *_: started.append(n))
+    for size in 2, 1:
+        batches = SimpleNamespace(batch_size=size)
+        with suppress(AttributeError):  # there are no gradients to be had
+            Gradients(None, batches, workers=60)
+    assert started == [2]

@@ -71,6 +71,29 @@ def test_a_resumed_run_goes_on_behind_its_checkpoint(torn):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
 
 
+def test_a_damaged_line_takes_no_other_with_it(capsys):
+    assert train("-o", "m", "--stop-after", "7") == 0
+    path = Path("m.metrics.jsonl")
+    lines = path.read_text("utf-8").splitlines()
+    damaged = "\n".join([*lines[:3], '{"step": 4, "lo', *lines[4:]]) + "\n"
+    path.write_text(damaged, encoding="utf-8")
+    assert main(["train", *FLAGS, "--resume", "m"]) == 0
+    steps = [record["step"] for record in read_metrics(path)]
+    assert steps == [1, 2, 3, *range(5, 31)]
+    assert "it is now m.metrics.jsonl.bak" in capsys.readouterr().err.replace("\n" + " " * 11, " ")
+    assert Path("m.metrics.jsonl.bak").read_text("utf-8") == damaged
+
+
+def test_a_run_that_goes_on_elsewhere_takes_its_metrics_along_and_no_other():
+    assert train("-o", "a", "--stop-after", "7") == 0
+    assert train("-o", "b", "--seed", "3", steps=9) == 0
+    old = Path("b.metrics.jsonl").read_bytes()
+    assert main(["train", *FLAGS, "--resume", "a", "-o", "b"]) == 0
+    a, b = (Path(f"{name}.metrics.jsonl").read_text("utf-8").splitlines() for name in "ab")
+    assert b[:7] == a and len(b) == 30
+    assert Path("b.metrics.jsonl.bak").read_bytes() == old
+
+
 def test_a_file_that_holds_no_metrics_is_left_alone(capsys):
     Path("log").write_text("precious", encoding="utf-8")
     assert train("-o", "m", "--metrics", "log") == 1

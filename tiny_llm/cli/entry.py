@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
+from tiny_llm.cli.interrupt import Stopped, on_signals, stop
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.run.errors import UsageError, UserError
@@ -45,7 +46,13 @@ UNWRITABLE = {
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one command. Exit code 0; 2: the command line is wrong; 130: Ctrl-C; 1: all else."""
+    """Run one command. Exit code 0; 2: the command line is wrong; 1: all else; 130: Ctrl-C, and 143
+    and 129 are for SIGTERM and SIGHUP."""
+    with on_signals(stop):
+        return _main(argv)
+
+
+def _main(argv: Optional[Sequence[str]]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _mend_streams()
     try:
@@ -61,9 +68,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return code
     except SystemExit as exit_:  # argparse's --help and --version
         return exit_.code if isinstance(exit_.code, int) else 0
-    except KeyboardInterrupt:
-        print("\ntiny-lm: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with suppress(OSError):  # a terminal that was closed
+            print("\ntiny-lm: stopped", file=sys.stderr)
+        return error.code if isinstance(error, Stopped) else 130
     except BrokenPipeError:  # the reader, for example `head`, has seen enough
         _forget_output()
         return 141

@@ -10,7 +10,7 @@ from pathlib import Path
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.run.errors import UsageError, UserError, program
-from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.metrics import read_metrics, record_of
 from tiny_llm.run.saved import RUNS, making, newest
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
@@ -85,7 +85,7 @@ def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
 def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
     """The steps in a file of metrics; says so if some are left out."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_text("utf-8", errors="replace").splitlines()
         records = read_metrics(path)
     except FileNotFoundError:
         raise UserError(
@@ -99,11 +99,11 @@ def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
         known = path.with_suffix("").with_suffix(SUFFIX) if path.suffix == ".safetensors" else None
         hint = f"; those of that run are in {known}" if known and known.exists() else ""
         raise UserError(f"{path} is no file of metrics as train writes them{hint}")
-    if len(records) < len(lines) - 1 and not quiet:  # the last one may be in the middle of writing
-        print(
-            f"{path}: line {len(records) + 1} is damaged; it and what follows are left out",
-            file=sys.stderr,
-        )
+    # The last one may be in the middle of writing.
+    damaged = [n for n, line in enumerate(lines[:-1], 1) if record_of(line) is None]
+    if damaged and not quiet:
+        more = f", as are {len(damaged) - 1} others, and" if len(damaged) > 1 else " and"
+        print(f"{path}: line {damaged[0]} is damaged{more} left out", file=sys.stderr)
     return records
 
 

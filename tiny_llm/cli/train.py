@@ -83,7 +83,7 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, save, sample. Exit code 0, or 130 after Ctrl-C."""
+    """Train, save, sample. Exit code 0, or that of the signal that stopped it."""
     if args.task and args.data:
         raise UsageError("--task takes the place of a text; leave --data out")
     data = TASK + args.task if args.task else args.data
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
                 f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
                 f"    {_resume_command(args, out)}\n"
             )
-            return 130 if interrupt.requested else 0
+            return interrupt.code
     _conclude(current, material, args, keeper, progress)
     return 0
 

@@ -40,6 +40,12 @@ from tiny_llm.training import loss_and_gradients
 PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
 
 
+# Ctrl-C, a batch system or `kill`, a terminal that was closed
+STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
 class WorkerDied(RuntimeError):
     """A worker process has ended, or could not do its share, so there is no gradient."""
 
@@ -233,7 +239,7 @@ def _work(
     slopes: Any,
 ) -> None:
     """Compute one share after the other, until the main process ends this one or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C means, the main process decides
+    ignore_signals()
     threading.Thread(target=leave_with_parent, daemon=True).start()
     with use(matmul), suppress(EOFError, OSError):
         while True:
@@ -257,6 +263,12 @@ def _answer_to(
     return loss
 
 
+def ignore_signals() -> None:
+    """What Ctrl-C and its like mean, the main process decides."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def leave_with_parent() -> None:
     """Wait until the main process is gone, in whatever way, and leave in the midst of a share."""
     parent: Any = multiprocessing.parent_process()
@@ -278,6 +290,24 @@ def _ctrl_c_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """What would stop this process within does so at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager

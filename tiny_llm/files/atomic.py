@@ -6,6 +6,7 @@ killed process left behind is removed by the next one that writes the same name.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
@@ -49,10 +50,19 @@ def replace_file(path: Path, parts: list[bytes]) -> None:
 
 
 def keep_old(path: Path) -> Optional[Path]:
-    """Copy the file at `path` to `path`.bak, which is returned; None if there is no such file."""
+    """Copy the file at `path` to `path`.bak, which is returned; None if there is no such file.
+
+    What was kept before stays: then it is `path`.bak2, .bak3 and so on, unless the newest of them
+    holds the same already.
+    """
     if not path.exists():
         return None
-    backup = path.with_name(path.name + ".bak")
+    backup, number, newest = path.with_name(path.name + ".bak"), 1, None
+    while os.path.lexists(backup):
+        newest, number = backup, number + 1
+        backup = path.with_name(f"{path.name}.bak{number}")
+    if newest and newest.is_file() and filecmp.cmp(path, newest, shallow=False):
+        return newest
     copy_file(path, backup)
     return backup
 

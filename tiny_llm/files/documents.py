@@ -14,8 +14,8 @@ but one, its end is, as `batches.split` does it.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import re
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -218,7 +218,7 @@ def learn(spans: Iterable[Span], vocab_size: int, workers: int) -> tuple[BPEToke
     if workers == 1:
         return _learn(spans, vocab_size)
     with _processes(1) as executor:
-        result: tuple[BPETokenizer, int] = executor.submit(_learn, spans, vocab_size).result()
+        result: tuple[BPETokenizer, int] = _submit(executor, _learn, spans, vocab_size).result()
         return result
 
 
@@ -260,7 +260,7 @@ def _in_order(executor: Any, most: int, jobs: Iterable[Job]) -> Iterator[bytes]:
     for job in jobs:
         if len(waiting) == most:
             yield waiting.popleft().result()
-        waiting.append(executor.submit(_encode_here, job))
+        waiting.append(_submit(executor, _encode_here, job))
     while waiting:
         yield waiting.popleft().result()
 
@@ -284,15 +284,36 @@ def _processes(count: int, tokenizer: Optional[Tokenizer] = None) -> Iterator[An
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
     state = () if tokenizer is None else (tokenizer.state(),)
+    others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(count, initializer=_start, initargs=state)
     try:
         yield executor
-    except BrokenProcessPool:
-        raise ValueError(
-            "a worker process died; perhaps there was not enough memory, try fewer --workers"
-        ) from None
+    except BaseException as error:
+        # Their jobs may take long, and nothing of them is worth saving. The executor does not know
+        # those which it started before one could not start, and Python would wait for them.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+            process.join()
+        if isinstance(error, BrokenProcessPool):
+            raise ValueError(
+                "a worker process died; perhaps there was not enough memory, try fewer --workers"
+            ) from None
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _submit(executor: Any, *job: Any) -> Any:
+    """The future of this job. Raises ValueError if a process cannot be started for it."""
+    from tiny_llm.fast.workers import signals_held
+
+    try:
+        with signals_held():  # a process is forked and noted, or not
+            return executor.submit(*job)
+    except OSError as error:
+        raise ValueError(
+            f"cannot start a worker process: {error.strerror or error}; try fewer --workers"
+        ) from None
 
 
 _tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encodes with
@@ -300,9 +321,9 @@ _tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encode
 
 def _start(state: Any = None) -> None:
     """In a worker process: ignore Ctrl-C, leave when the parent is gone, make the tokenizer."""
-    from tiny_llm.fast.workers import leave_with_parent  # only here: most start without processes
+    from tiny_llm.fast.workers import ignore_signals, leave_with_parent
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
     threading.Thread(target=leave_with_parent, daemon=True).start()
     if state:
         _tokenizers.append(tokenizer_from(state))

@@ -44,6 +44,7 @@ class Gradients:
         self.batches, self.batches_per_step, self.matmul = batches, batches_per_step, matmul
         self.predictions = 0
         compute = partial(gradients_of_batch, dropout=dropout)
+        workers = min(workers, batches.batch_size)  # a context is not shared
         self.workers = Workers(model, workers, matmul, compute) if workers > 1 else None
         self.of_batch = self.workers.gradients if self.workers else partial(compute, model)
 

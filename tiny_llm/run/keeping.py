@@ -6,11 +6,12 @@ before, comes to the same best again and writes the same bytes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Optional
 
 from tiny_llm.run.errors import writing
-from tiny_llm.run.files import RunFiles
+from tiny_llm.run.files import RunFiles, run_files
 from tiny_llm.run.metrics import Metrics, read_metrics
 from tiny_llm.run.options import Options
 from tiny_llm.run.saved import Run, save_run
@@ -37,7 +38,7 @@ class Keeper:
         say: Say,
         resumed: Optional[Path] = None,
     ) -> None:
-        self.run, self.files = run, files
+        self.run, self.files, self.resumed = run, files, resumed
         self.save_every, self.say = save_every, say
         self.saved: Optional[tuple[Path, int]] = (resumed, run.step) if resumed else None
         self.history: list[Evaluation] = []
@@ -46,7 +47,10 @@ class Keeper:
 
     def __enter__(self) -> Keeper:
         with writing(self.files.metrics, self.left_behind()):
-            self.metrics = Metrics(self.files.metrics, self.run.step)
+            self.metrics = Metrics(self.files.metrics, self.run.step, self._metrics_before())
+        if self.metrics.kept:
+            older = f"{self.files.metrics} holds more than this run's steps so far"
+            self.say("kept:", f"the older {older}; it is now {self.metrics.kept}")
         for record in read_metrics(self.files.metrics):
             if record.get("val_loss") is not None:
                 losses = record["train_loss"], record["val_loss"]
@@ -55,6 +59,14 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         self.metrics.close()
+
+    def _metrics_before(self) -> Optional[Path]:
+        """The metrics of the steps so far: those of the run that goes on, not of another one."""
+        if not self.resumed or os.path.realpath(self.resumed) == os.path.realpath(self.files.out):
+            return None
+        own = run_files(self.resumed).metrics
+        is_named = self.files.metrics != run_files(self.files.out).metrics
+        return None if is_named and not own.exists() else own
 
     def keep(self, step: Step, is_last: bool) -> None:
         """Write down what this step did; save the run when it is due, and if it is the best yet."""

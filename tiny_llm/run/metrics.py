@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from tiny_llm.files import atomic
 from tiny_llm.run.steps import Step
@@ -18,13 +18,19 @@ from tiny_llm.run.steps import Step
 class Metrics:
     """The open file. Raises OSError when it cannot be written."""
 
-    def __init__(self, path: Path, start: int) -> None:
-        """Go on behind step `start`; with 0, begin anew and keep an older file as .bak."""
+    def __init__(self, path: Path, start: int, before: Optional[Path] = None) -> None:
+        """Go on behind step `start` of what stands in `before` (`path` itself); with 0, begin anew.
+
+        What does not stay of an older file, be it of another run, damaged or of steps that come
+        again, is in a copy of it, `kept`.
+        """
         self.path = path
-        kept = _lines_up_to(path, start) if start else []
-        if not kept:
-            atomic.keep_old(path)  # of another run, or no metrics at all
-        atomic.replace_file(path, [(line + "\n").encode() for line in kept])
+        lines = _lines_up_to(before or path, start) if start else []
+        whole = "".join(line + "\n" for line in lines).encode()
+        self.kept: Optional[Path] = None
+        if path.exists() and path.read_bytes() not in (b"", whole):
+            self.kept = atomic.keep_old(path)
+        atomic.replace_file(path, [whole])
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, step: Step) -> None:
@@ -48,19 +54,21 @@ class Metrics:
             self.file.close()
 
 
+def record_of(line: str) -> Optional[dict[str, Any]]:
+    """What a line of metrics says; None if it is damaged."""
+    try:
+        record = json.loads(line)
+        return record if isinstance(record["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records in the file, up to the first that is not whole. No file: none."""
-    records: list[dict[str, Any]] = []
+    """The records in the file, without what is damaged. No file: none."""
     with suppress(FileNotFoundError):
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                if not isinstance(record["step"], int):
-                    break
-            except (ValueError, KeyError, TypeError):
-                break
-            records.append(record)
-    return records
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+        return [record for record in map(record_of, lines) if record]
+    return []
 
 
 def holds_metrics(path: Path) -> bool:
