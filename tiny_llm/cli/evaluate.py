@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from typing import Optional
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.task import print_task
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run
-from tiny_llm.run.sources import Material, read_source
+from tiny_llm.run.sources import TASK, Material, read_source
+from tiny_llm.run.without_head import switch_off
 from tiny_llm.text.corpus import Corpus, Spread
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
@@ -28,14 +31,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     flags.add_data(parser)
+    parser.add_argument(
+        "--without-head",
+        type=layer_and_head,
+        action="append",
+        default=[],
+        metavar="LAYER.HEAD",
+        help="switch an attention head off, for example 1.1: what is lost is what it did",
+    )
     flags.add_display(parser, attention=False)
+
+
+def layer_and_head(text: str) -> tuple[int, int]:
+    """Two whole numbers with a point between them, from 1."""
+    found = re.fullmatch(r"([1-9]\d{0,8})\.([1-9]\d{0,8})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no head; 1.2 is layer 1, head 2")
+    return int(found[1]), int(found[2])
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table: a row for each part of the text, and for each yardstick."""
     current = open_checkpoint(args)
-    source = read_source(args.data, args.encoding)
     tokenizer, options = current.tokenizer, current.options
+    try:
+        for head in args.without_head:
+            switch_off(current.model, *head)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    is_task = options.task and not args.data
+    source = read_source(TASK + options.task if is_task else args.data, args.encoding)
     try:
         if source.sha256 == options.text_sha256:
             material = source.known(tokenizer, options.val_fraction, options.lines)
@@ -46,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
         other = f"{source.name} is not the text that it was trained on (--data names one), and "
         is_own = source.sha256 == options.text_sha256
         raise UserError(f"{'' if is_own else other}{error}") from None
+    if material and material.task:
+        print_task(current, material)
+        return 0
     unit = tokenizer.unit + "s"
     print(f"{'':<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
     if material:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.view.heads import choose_heads, entropy, summary_table
+from tiny_llm.view.heads import choose_heads, entropy, recall, summary_table
 from tiny_llm.view.terminal import (
     BOLD,
     ELLIPSIS,
@@ -140,8 +140,10 @@ def attention_report(
     """
     heads = choose_heads(all_weights, layer, head)
     parts = ["\n".join(_legend(style))]
-    summary = "\n".join(summary_table(heads, style, tokens))
+    summary = "\n".join(summary_table(heads, style))
     parts += [summary] if summary else []
+    recalled = recall(choose_heads(all_weights), tokens)
+    parts += ["\n".join(wrap(recalled, style))] if recalled else []
     for place, number, weights in heads[:most]:
         rows, seen = (weights, tokens) if query is None else one_query(weights, tokens, query)
         of_all = f"layer {place} of {len(all_weights)}, head {number} of {len(all_weights[0])}"

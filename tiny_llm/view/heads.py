@@ -18,7 +18,7 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.view.terminal import BOLD, Style, fraction_text, paint, wrap
 
 FIRST_FREE = 2  # the first position for which itself, the one before and the first are three
-COPIES = 0.5  # of the weight: what has more behind earlier copies reads there
+RECALLS = 0.5  # of the weight: a head that has more behind earlier copies reads there
 SPREAD = 0.75  # of the entropy that a head could have: what has more is spread out
 NARROW = 76  # columns; below it, the table has no shares
 BITS = len("1.82/3.00")  # columns of an entropy and the most that it could be
@@ -27,7 +27,6 @@ PHRASES = {
     "previous": "the previous token",
     "first": "the first token",
     "others": "other tokens",
-    "copies": "what came behind this token before",
     None: "spread out",
 }
 
@@ -85,19 +84,38 @@ def summarize(weights: Matrix) -> Optional[HeadSummary]:
     )
 
 
-def behind_copies(weights: Matrix, tokens: Sequence[str]) -> Optional[float]:
-    """The mean share of the weight on what came behind earlier copies of the token that asks.
+def recall(heads: Sequence[Head], tokens: Sequence[str]) -> Optional[str]:
+    """The two heads that find what came behind a token the last time, in a sentence; else None.
 
-    Over the queries whose token stood there before; None without one. A head that reads there
-    repeats what happened the last time: an induction head, which needs another one below it that
-    tells each token which one stands before it (Olsson et al., 2022).
+    One reads the place behind an earlier copy of the token that asks: an induction head. It can
+    tell that place because a head in a layer below read, there, the token before it (Olsson et al.,
+    2022). Shares of the weight are means over all tokens that stood there before.
     """
-    shares = []
-    for place, row in enumerate(weights, len(tokens) - len(weights)):
-        behind = [at + 1 for at in range(place) if tokens[at] == tokens[place]]
-        if behind:
-            shares.append(sum(row[at] for at in behind))
-    return _mean(shares) if shares else None
+    asking = []  # where a token stands again, and where its last copy stood
+    for place, token in enumerate(tokens):
+        copies = [at for at in range(place) if tokens[at] == token]
+        asking += [(place, copies[-1])] if copies else []
+    full = [head for head in heads if len(head.weights) == len(tokens)]
+    if not asking or not full:
+        return None
+
+    def behind(head: Head) -> float:
+        return _mean([head.weights[place][copy + 1] for place, copy in asking])
+
+    def before(head: Head) -> float:
+        return _mean([head.weights[copy + 1][copy] for _, copy in asking])
+
+    reader = max(full, key=behind)
+    below = [head for head in full if head.layer < reader.layer]
+    if behind(reader) < RECALLS or not below:
+        return None
+    teller = max(below, key=before)
+    return (
+        f"Layer {reader.layer} head {reader.number} reads what came behind the same token before "
+        f"({fraction_text(behind(reader))} of its weight). It finds that place by what layer "
+        f"{teller.layer} head {teller.number} read there, the previous token "
+        f"({fraction_text(before(teller))})."
+    )
 
 
 def entropy(weights: Vector) -> float:
@@ -131,10 +149,8 @@ def choose_heads(
     ]
 
 
-def summary_table(heads: list[Head], style: Style, tokens: Sequence[str] = ()) -> Iterator[str]:
+def summary_table(heads: list[Head], style: Style) -> Iterator[str]:
     """Yield a line for each head, and how to read it; nothing if no head can be summed up.
-
-    tokens: the K that were read, for heads that read what came behind copies of a token.
 
     A head with a single query is shown in full by its own row, and has no line here.
     """
@@ -154,21 +170,18 @@ def summary_table(heads: list[Head], style: Style, tokens: Sequence[str] = ()) -
     cells = "  ".join(f"{title:<{BITS if title == 'entropy' else 0}}" for title in titles)
     yield paint(f"layer head  {cells}  reads most from", BOLD, style)
     for head, summary in rows:
-        copies = behind_copies(head.weights, tokens) if tokens else None
-        yield f"{head.layer:5} {head.number:4}  " + _row(summary, copies or 0.0, wide)
+        yield f"{head.layer:5} {head.number:4}  " + _row(summary, wide)
 
 
-def _row(summary: HeadSummary, copies: float, wide: bool) -> str:
+def _row(summary: HeadSummary, wide: bool) -> str:
     """The numbers of a head, and what they amount to; in a narrow table only the telling ones."""
     bits = f"{summary.entropy:.2f}/{summary.most:.2f}".ljust(BITS)
-    place = "copies" if copies >= COPIES else summary.reads
+    place = summary.reads
     if wide:
         shares = zip(summary._fields[:4], summary)
         numbers = [fraction_text(share).rjust(len(name)) for name, share in shares]
-        share = f" {fraction_text(copies)}" if place == "copies" else ""
-        return "  ".join([*numbers, bits, PHRASES[place] + share])
-    share = fraction_text(copies if place == "copies" else getattr(summary, place or "most"))
-    share = f"{place} {share}" if place else PHRASES[place]
+        return "  ".join([*numbers, bits, PHRASES[place]])
+    share = f"{place} {fraction_text(getattr(summary, place))}" if place else PHRASES[place]
     return f"{bits}  {share}"
 
 
