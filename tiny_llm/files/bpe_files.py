@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 from tiny_llm.files.atomic import replace_file
 from tiny_llm.text.bpe import BYTE_OF_SIGN, BPETokenizer, Merge, parse_merges
+from tiny_llm.text.shown import shown
 
 VOCAB, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 VERSION = "#version: 0.2"  # the first line of merges.txt
@@ -148,7 +149,7 @@ def from_tokenizer_json(text: str) -> BPETokenizer:
     special = _added_tokens(whole.get("added_tokens") or [])
     for name, token in special.items():
         if vocabulary.setdefault(name, token) != token:
-            raise ValueError(f"the special token {name!r} has two ids")
+            raise ValueError(f"the special token {shown(repr(name))} has two ids")
     return BPETokenizer(vocabulary, _merges(model.get("merges")), special)
 
 
@@ -174,7 +175,8 @@ def _added_tokens(entries: Any) -> dict[str, int]:
         name = entry["content"]
         for key in ("single_word", "lstrip", "rstrip"):
             if entry.get(key):
-                raise ValueError(f"its special token {name!r} has {key}, which is not known here")
+                name = shown(repr(name))
+                raise ValueError(f"its special token {name} has {key}, which is not known here")
         special[name] = entry.get("id", -1)
     return _vocabulary(special)
 

@@ -22,6 +22,7 @@ from typing import Any, Callable, NamedTuple, Union
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files.atomic import replace_file
 from tiny_llm.model import Parameters, Tensor, rows_of
+from tiny_llm.text.shown import shown
 
 METADATA = "tiny_llm"  # the key of the JSON string in the header's own `__metadata__`
 
@@ -98,7 +99,7 @@ def _from_bytes(name: str, shape: list[int], block: memoryview) -> Tensor:
     numbers = array("d")
     numbers.frombytes(block)
     if not all(map(math.isfinite, numbers)):
-        raise CheckpointError(f"{name} holds a number that is not finite")
+        raise CheckpointError(f"{shown(name)} holds a number that is not finite")
     if len(shape) == 1:
         return numbers.tolist()
     rows, columns = shape
@@ -155,10 +156,12 @@ def _blocks(table: dict[str, Any], body: memoryview) -> dict[str, memoryview]:
         for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
             shape = entry["shape"]
             if not 1 <= len(shape) <= 2 or not all(type(n) is int and n > 0 for n in shape):
-                raise CheckpointError(f"tensor {name!r} is not a vector or a matrix")
+                raise CheckpointError(f"tensor {shown(repr(name))} is not a vector or a matrix")
             begin, end = end, end + 8 * math.prod(shape)
             if entry != {"dtype": "F64", "shape": shape, "data_offsets": [begin, end]}:
-                raise CheckpointError(f"tensor {name!r} is not F64, or not where it should be")
+                raise CheckpointError(
+                    f"tensor {shown(repr(name))} is not F64, or not where it should be"
+                )
             blocks[name] = body[begin:end]
     except (TypeError, KeyError):
         raise CheckpointError("its table of tensors is none") from None
