@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import re
+import tracemalloc
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -174,3 +175,101 @@ def test_with_standard_error_full_the_result_comes_all_the_same(
         assert main([*words, *named.get(words[0], [])]) == 0
     out = capsys.readouterr().out
     assert out or (tmp_path / "m.report.html").exists()
+
+
+# ------------------------------------------------------------------------- files of an attacker
+
+HUGE = 10**17
+
+
+@pytest.mark.parametrize("model", ["mlp", "attention", "modern"])
+def test_huge_sizes_in_a_checkpoint_are_refused_before_anything_grows(model, tmp_path, capsys):
+    data, path = tmp_path / "t.txt", tmp_path / "m"
+    data.write_text("the cat sat on the mat. " * 5, encoding="utf-8")
+    sizes = SIZES if model == "modern" else SIZES[:2]
+    words = ["train", "--data", str(data), "--out", str(path), "--model", model, "--steps", "1"]
+    assert main([*words, *sizes, "-n", "0", "--quiet"]) == 0
+    tensors, metadata = checkpoint.load(path)
+    for name, value in metadata["config"].items():
+        if name == "vocab_size" or isinstance(value, bool):
+            continue
+        for huge in (HUGE, 10**9, 10**6):
+            changed = {**metadata, "config": {**metadata["config"], name: huge}}
+            checkpoint.save(path, tensors, changed)
+            tracemalloc.start()
+            try:
+                assert main(["generate", "-c", str(path), "-n", "0"]) == 1
+                assert tracemalloc.get_traced_memory()[1] < 5_000_000
+            finally:
+                tracemalloc.stop()
+            assert f"{name} {huge} does not fit its tensors" in capsys.readouterr().err
+
+
+METRICS = [
+    '{"step": 1, "loss": 2.0, "val_loss": ' + "[" * 5000 + "]" * 5000 + "}",
+    '{"step": 1, "loss": 2.0, "x": ' + '{"a":' * 900 + "1" + "}" * 900 + "}",
+    '{"step": 1, "loss": ' + "9" * 4000 + "}",
+    '{"step": ' + "9" * 400 + ', "loss": 1.0}',
+    '{"step": 1, "loss": "\x1b"}',
+    '{"step": 1, "loss": 2.0, "val_loss": 3.0, "train_loss": []}',
+    '{"step": 1, "loss": 2.0, "val_loss": 3.0, "train_loss": "a"}',
+    '{"step": 1, "loss": 2.0, "val_loss": true, "train_loss": 1.0}',
+    '{"step": true, "loss": 2.0}',
+    '{"step": -1, "loss": 2.0}',
+    '{"step": null, "loss": 2.0}',
+    "x" * 200_000,
+]
+
+
+@pytest.mark.parametrize("line", METRICS, ids=lambda line: line[:40])
+def test_a_hostile_line_of_metrics_is_a_damaged_one(line, tmp_path, capsys):
+    path, data = trained(tmp_path)
+    metrics = tmp_path / "m.metrics.jsonl"
+    good = metrics.read_text("utf-8")
+    metrics.write_text(line + "\n" + good, encoding="utf-8")
+    assert main(["plot", str(metrics)]) == 0
+    assert "line 1 is damaged" in capsys.readouterr().err
+    assert main(["report", str(path), "--quiet"]) == 0
+    words = ["train", "--resume", str(path), "--data", str(data), "--steps", "3", "-n", "0"]
+    assert main(words) == 0
+    err = capsys.readouterr().err
+    assert "m.metrics.jsonl.bak" in err  # nothing is lost
+    assert metrics.read_text("utf-8").startswith(good)
+    assert (tmp_path / "m.metrics.jsonl.bak").read_text("utf-8").startswith(line)
+
+
+@pytest.mark.parametrize("loss", ["1e308", "-1e308", "1e999", "NaN", "Infinity", "99999999999999"])
+def test_losses_of_any_size_are_drawn_or_left_out(loss, tmp_path, capsys):
+    path, _ = trained(tmp_path)
+    metrics = tmp_path / "m.metrics.jsonl"
+    line = f'{{"step": 1, "loss": {loss}, "train_loss": {loss}, "val_loss": {loss}}}\n'
+    metrics.write_text(line * 3 + metrics.read_text("utf-8"), encoding="utf-8")
+    assert main(["plot", str(metrics)]) == 0
+    assert main(["report", str(path)]) == 0
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_reads_no_nonsense(tmp_path, capsys):
+    path, data = trained(tmp_path)
+    tensors, metadata = checkpoint.load(path)
+    words = ["train", "--resume", str(tmp_path / "c"), "--data", str(data), "-n", "0"]
+    nonsense = [
+        ("recent", {"total": 1.0, "count": -1}),
+        ("recent", {"total": 1.0, "count": 0.5}),
+        ("recent", {"total": 1.0, "count": 10**400}),
+        ("best", {"step": -1, "val_loss": 1.0}),
+        ("training", {**metadata["training"], "steps": 10**400}),
+        ("training", {**metadata["training"], "gradient_accumulation_steps": 10**12}),
+        ("training", {**metadata["training"], "matmul": "x" * 1000}),
+        ("training", {**metadata["training"], "text_beginning": "x" * 1000}),
+    ]
+    for key, value in nonsense:
+        checkpoint.save(tmp_path / "c", tensors, {**metadata, key: value})
+        assert main(words) == 1, (key, value)
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert len(err) < 1000
+    training = {**metadata["training"], "workers": 400, "steps": 3}
+    checkpoint.save(tmp_path / "c", tensors, {**metadata, "training": training})
+    assert main([*words, "--stop-after", "3"]) == 0
+    assert "instead of 400" in capsys.readouterr().err

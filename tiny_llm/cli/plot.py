@@ -9,7 +9,7 @@ from pathlib import Path
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.run.errors import UsageError, UserError, program, quoted
-from tiny_llm.run.metrics import read_metrics, record_of
+from tiny_llm.run.metrics import read_all
 from tiny_llm.run.saved import RUNS, making, newest
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
@@ -84,25 +84,23 @@ def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
 def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
     """The steps in a file of metrics; says so if some are left out."""
     try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-        records = read_metrics(path)
+        records, damaged, first = read_all(path)
+        is_empty = not path.stat().st_size
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}; train a model, which writes its metrics: {_making(path)}"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if not lines:
+    if is_empty:
         raise UserError(f"{path} is empty: no step was done yet")
     if not records:
         known = path.with_suffix("").with_suffix(SUFFIX) if path.suffix == ".safetensors" else None
         hint = f"; those of that run are in {known}" if known and known.exists() else ""
         raise UserError(f"{path} is no file of metrics as train writes them{hint}")
-    # The last one may be in the middle of writing.
-    damaged = [n for n, line in enumerate(lines[:-1], 1) if record_of(line) is None]
     if damaged and not quiet:
-        more = f", as are {len(damaged) - 1} others, and" if len(damaged) > 1 else " and"
-        tell(f"{path}: line {damaged[0]} is damaged{more} left out")
+        more = f", as are {damaged - 1} others, and" if damaged > 1 else " and"
+        tell(f"{path}: line {first} is damaged{more} left out")
     return records
 
 

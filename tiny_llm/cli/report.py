@@ -19,6 +19,7 @@ from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.sample import prompt_of
 from tiny_llm.files import atomic
+from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.report.html"
     check_out(
         out,
-        lambda: GENERATOR.encode() in out.read_bytes()[:1000],
+        lambda: GENERATOR.encode() in beginning_of(out),
         f"{out} exists and is no report of tiny-lm; choose another --out",
     )
     current = open_checkpoint(args)

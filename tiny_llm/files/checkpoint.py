@@ -21,6 +21,7 @@ from typing import Any, Callable, NamedTuple, Union
 
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files.atomic import replace_file
+from tiny_llm.files.foreign import content_of, parsed
 from tiny_llm.model import Parameters, Tensor, rows_of
 from tiny_llm.text.shown import shown
 
@@ -64,7 +65,7 @@ def load(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Check
     The checksum is over all of them. Raises CheckpointError, with what is wrong, for anything else,
     and OSError if it cannot be read.
     """
-    content = path.read_bytes()
+    content = content_of(path)
     try:
         table, body = _parse(content)
         own = table.pop("__metadata__", {})
@@ -137,8 +138,8 @@ def _parse(content: bytes) -> tuple[dict[str, Any], memoryview]:
 def _json_object(text: str) -> dict[str, Any]:
     """The JSON object in `text`."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parsed(text)
+    except ValueError as error:
         raise CheckpointError(f"its header cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError("its header is not a JSON object")

@@ -10,7 +10,7 @@ from typing import Any, Optional
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
-from tiny_llm.model import LanguageModel, Parameters
+from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.errors import UserError, program, quoted
 from tiny_llm.run.options import Options, options_from
@@ -120,6 +120,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     config, training = dict(metadata["config"]), dict(metadata["training"])
     if "dropout" in config:  # where it stood in the first files
         training.setdefault("dropout", config.pop("dropout"))
+    _check_sizes(config, tensors)
     config = rung.config(**config)
     tokenizer = tokenizer_from(metadata["tokenizer"])
     if config.vocab_size != tokenizer.vocab_size:
@@ -146,6 +147,21 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     recent = _recent_from(metadata["recent"])
     name = metadata["model"]
     return Run(name, model, tokenizer, optimizer, options, step, best, recent, unknown)
+
+
+def _check_sizes(config: dict[str, Any], tensors: Parameters) -> None:
+    """Raises ValueError for a model that its tensors cannot be, before anything grows with it.
+
+    No size of a model is larger than the count of its numbers, nor are there more layers than
+    tensors.
+    """
+    numbers = sum(len(row) for tensor in tensors.values() for row in rows_of(tensor))
+    for name, value in config.items():
+        most = len(tensors) if name == "n_layers" else numbers
+        if name == "tie_embeddings" and type(value) is not bool:
+            raise ValueError(f"{name} must be true or false, not {shown(repr(value))}")
+        if type(value) is int and value > most:
+            raise ValueError(f"{shown(name)} {value} does not fit its tensors")
 
 
 def model_from(kind: Any, config: Any, parameters: Parameters) -> LanguageModel:
@@ -185,7 +201,7 @@ def _best_from(values: Any) -> Optional[Best]:
     if values is None:
         return None
     best = Best(**values)
-    if type(best.step) is not int or type(best.val_loss) is not float:
+    if type(best.step) is not int or best.step < 0 or type(best.val_loss) is not float:
         raise ValueError(f"its best is {shown(repr(values))}")
     return best
 
