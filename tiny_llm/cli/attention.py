@@ -16,7 +16,7 @@ from tiny_llm.run.saved import Run
 from tiny_llm.view.attention_map import attention_report, one_query
 from tiny_llm.view.attention_picture import attention_svg
 from tiny_llm.view.heads import choose_heads, has_attention
-from tiny_llm.view.terminal import style_for
+from tiny_llm.view.terminal import style_for, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     weights, tokens = attention_of(current, ids)
     if len(tokens) < len(ids) and not args.quiet:
         seen = f"the prompt has {len(ids)} tokens; the model sees the last {len(tokens)}"
-        print(f"{seen}, its whole context", file=sys.stderr, flush=True)
+        tell(f"{seen}, its whole context")
     style = style_for(sys.stdout, args.color)
     is_short = not args.full and (args.layer, args.head, args.query) == (None, None, None)
     most = 1 if is_short else None

@@ -13,7 +13,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.fast import bench
 from tiny_llm.fast.bench import FULL, QUICK, ProductTimes, StepTime
 from tiny_llm.fast.products import WAYS
-from tiny_llm.view.terminal import BOLD, Style, paint, style_for, wrap
+from tiny_llm.view.terminal import BOLD, Style, paint, style_for, tell, wrap
 
 COLUMN = 12  # wide enough for the name of every way
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _progress(text: str, args: argparse.Namespace) -> None:
     if not args.quiet:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,9 @@ from tiny_llm.cli.interrupt import Stopped, on_signals, stop
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.text.shown import shown
 from tiny_llm.training import Diverged
+from tiny_llm.view.terminal import tell
 
 # Command -> its module, which is imported when it is called for, and what it does.
 COMMANDS = {
@@ -77,9 +79,9 @@ def _main(argv: Optional[Sequence[str]]) -> int:
         return 141
     except Exception as error:
         if "--debug" in arguments:
-            traceback.print_exc()
-        with suppress(OSError):
-            print(f"tiny-lm: error: {_one_line(error)}", file=sys.stderr)
+            with suppress(OSError):
+                print(shown(traceback.format_exc(), 0, keep="\n"), file=sys.stderr)
+        tell(f"tiny-lm: error: {_one_line(error)}")
         if isinstance(error, OSError):
             _forget_output()
         return 2 if isinstance(error, UsageError) else 1

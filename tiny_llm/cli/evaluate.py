@@ -17,6 +17,7 @@ from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import TASK, Material, read_source
 from tiny_llm.run.without_head import switch_off
 from tiny_llm.text.corpus import Corpus, Spread
+from tiny_llm.text.shown import shown
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
 
@@ -120,7 +121,7 @@ def _print_row(name: str, count: str, loss: float, tokens_per_character: float) 
     perplexity = math.exp(min(loss, 700.0))  # beyond that a float cannot hold it
     bits = loss * tokens_per_character / math.log(2)
     numbers = f"{_figure(loss, 3):>8}{_figure(perplexity, 2):>12}{_figure(bits, 3):>15}"
-    print(f"{name[-31:]:<32}{count:>11}{numbers}", flush=True)
+    print(f"{shown(name)[-31:]:<32}{count:>11}{numbers}", flush=True)
 
 
 def _figure(value: float, digits: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.run.errors import UserError, program
 from tiny_llm.run.saved import LEFT_OUT, Run, load_run, newest_checkpoint
+from tiny_llm.text.shown import shown
 from tiny_llm.view.heads import has_attention
+from tiny_llm.view.terminal import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     path = flags.checkpoint_of(args) or newest_checkpoint()
     current = load_run(path, to_train)
     if not args.quiet:
-        print(f"{path}: {current.rung}, step {current.step}", file=sys.stderr, flush=True)
+        tell(f"{path}: {current.rung}, step {current.step}")
         if current.unknown:
-            print(f"{LEFT_OUT}{', '.join(current.unknown)}", file=sys.stderr, flush=True)
+            tell(LEFT_OUT + ", ".join(map(shown, current.unknown)))
     return current

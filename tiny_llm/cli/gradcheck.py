@@ -12,7 +12,7 @@ from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
 from tiny_llm.run.rungs import RUNGS, build_config
 from tiny_llm.run.texts import DEFAULT_PROMPT
 from tiny_llm.tokenizer import CharTokenizer
-from tiny_llm.view.terminal import style_for, wrap
+from tiny_llm.view.terminal import style_for, tell, wrap
 
 LANES = 1e-5  # of a parameter's largest slope: what the rounding of lanes may change
 INTRODUCTION = (
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in flags.sizes_of(args).items() if value is not None}
     configs = {name: build_config(name, vocab_size, {**SMALL[name], **given}) for name in names}
     if not args.quiet:
-        print(f"prompt {prompt!r}", file=sys.stderr, flush=True)
+        tell(f"prompt {prompt!r}")
     verdicts = [_check(name, config, prompt, args) for name, config in configs.items()]
     return 0 if all(verdicts) else 1
 

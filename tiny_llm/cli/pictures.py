@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tiny_llm.cli import options as flags
 from tiny_llm.files import atomic
+from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import check_out, writing
 
 
@@ -21,7 +22,7 @@ def check_svg(path: Path) -> None:
     """Raises UserError if no picture can be written there, or something else is there already."""
     check_out(
         path,
-        lambda: path.stat().st_size == 0 or b"<svg" in path.read_bytes()[:500],
+        lambda: path.stat().st_size == 0 or b"<svg" in beginning_of(path),
         f"{path} exists and is no SVG picture; choose another --svg",
     )
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
-from tiny_llm.run.errors import UsageError, UserError, program
-from tiny_llm.run.metrics import read_metrics, record_of
+from tiny_llm.run.errors import UsageError, UserError, program, quoted
+from tiny_llm.run.metrics import read_all
 from tiny_llm.run.saved import RUNS, making, newest
 from tiny_llm.view.curves import Curves, curves_of
 from tiny_llm.view.plot import MOST_RUNS, plot
 from tiny_llm.view.plot_picture import plot_svg
-from tiny_llm.view.terminal import lines_of, style_for
+from tiny_llm.view.terminal import lines_of, style_for, tell
 
 SUFFIX = ".metrics.jsonl"
 LINES = 24  # of a plot that goes to no terminal
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.svg:
         check_svg(args.svg)
     if not (args.files or args.quiet):
-        print(files[0], file=sys.stderr, flush=True)
+        tell(str(files[0]))
     runs = [_curves(path, name, args) for path, name in zip(files, names_of(files))]
     if args.svg:
         write_svg(args.svg, plot_svg(runs, args.log))
@@ -85,25 +84,23 @@ def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
 def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
     """The steps in a file of metrics; says so if some are left out."""
     try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-        records = read_metrics(path)
+        records, damaged, first = read_all(path)
+        is_empty = not path.stat().st_size
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}; train a model, which writes its metrics: {_making(path)}"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if not lines:
+    if is_empty:
         raise UserError(f"{path} is empty: no step was done yet")
     if not records:
         known = path.with_suffix("").with_suffix(SUFFIX) if path.suffix == ".safetensors" else None
         hint = f"; those of that run are in {known}" if known and known.exists() else ""
         raise UserError(f"{path} is no file of metrics as train writes them{hint}")
-    # The last one may be in the middle of writing.
-    damaged = [n for n, line in enumerate(lines[:-1], 1) if record_of(line) is None]
     if damaged and not quiet:
-        more = f", as are {len(damaged) - 1} others, and" if len(damaged) > 1 else " and"
-        print(f"{path}: line {damaged[0]} is damaged{more} left out", file=sys.stderr)
+        more = f", as are {damaged - 1} others, and" if damaged > 1 else " and"
+        tell(f"{path}: line {first} is damaged{more} left out")
     return records
 
 
@@ -121,7 +118,7 @@ def _making(metrics: Path) -> str:
     """What to type so that a run writes this file."""
     if metrics.name.endswith(SUFFIX):
         return making(metrics.with_name(metrics.name[: -len(SUFFIX)] + ".safetensors"))
-    return shlex.join([*program().split(), "train", "--metrics", str(metrics)])
+    return " ".join([*program().split(), "train", "--metrics", quoted(str(metrics))])
 
 
 def names_of(files: list[Path]) -> list[str]:

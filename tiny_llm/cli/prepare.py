@@ -36,6 +36,7 @@ from tiny_llm.files.token_file import (
 from tiny_llm.run.errors import UsageError, UserError, check_out, to_type, writing
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
+from tiny_llm.text.shown import shown
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.view.progress import Progress, clock
@@ -134,10 +135,10 @@ def run(args: argparse.Namespace) -> int:
         )
     description = _write(args, texts, tokenizer, progress)
     print(_table(texts, description))
-    command = to_type("train", {"--data": str(args.out)})
+    progress.note("")
     progress.note(
-        f"\nsaved {args.out} and {description_path(args.out).name}. To train on it, type\n\n"
-        f"    {command}"
+        f"saved {args.out} and {description_path(args.out).name}. To train on it, type",
+        to_type("train", {"--data": str(args.out)}),
     )
     return 0
 
@@ -249,7 +250,7 @@ def _refuse(path: Path) -> NoReturn:
 def _named(paths: list[Path]) -> str:
     """The first of them, and how many more there are."""
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
-    return ", ".join(map(str, paths[:3])) + more
+    return ", ".join(map(shown, paths[:3])) + more
 
 
 def _split_text(texts: Texts) -> str:

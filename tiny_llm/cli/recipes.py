@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from tiny_llm.files.foreign import opened
 from tiny_llm.run.errors import UsageError, UserError
 
+LONGEST_RECIPE = 2**14  # bytes
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 # Each group is one choice: a flag on the command line replaces any of its group in the recipe.
 CHOICES = (("--steps", "--repeat"), ("--tokenizer", "--tokenizer-file"))
@@ -73,7 +75,11 @@ def _words(recipe: str) -> list[str]:
     """All words of a recipe, as a shell would read them."""
     path = FOLDER / f"{recipe}.txt" if recipe in recipes() else Path(recipe)
     try:
-        return shlex.split(path.read_text("utf-8-sig"), comments=True)
+        with opened(path) as file:
+            content = file.read(LONGEST_RECIPE + 1)
+        if len(content) > LONGEST_RECIPE:
+            raise UserError(f"the recipe {recipe} is too long to be one: a recipe is a few flags")
+        return shlex.split(content.decode("utf-8-sig"), comments=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"there is no recipe {recipe!r}: neither one of {', '.join(recipes())}, nor a text file"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -20,12 +19,14 @@ from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.sample import prompt_of
 from tiny_llm.files import atomic
+from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
 from tiny_llm.run.saved import LEFT_OUT, Run, newest_checkpoint
 from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Lines
+from tiny_llm.text.shown import shown
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.view.report.facts import (
     Curves,
@@ -39,7 +40,7 @@ from tiny_llm.view.report.facts import (
 )
 from tiny_llm.view.report.page import GENERATOR, Report, render
 from tiny_llm.view.report.pictures import Yardstick
-from tiny_llm.view.terminal import loss_text
+from tiny_llm.view.terminal import loss_text, tell
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 OWN = 1  # which of them writes the passage, where there is no other
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.report.html"
     check_out(
         out,
-        lambda: GENERATOR.encode() in out.read_bytes()[:1000],
+        lambda: GENERATOR.encode() in beginning_of(out),
         f"{out} exists and is no report of tiny-lm; choose another --out",
     )
     current = open_checkpoint(args)
@@ -105,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
         atomic.replace_file(out, [page])
     if not args.quiet:
         if backup:
-            print(f"kept: the older {out} is now {backup}", file=sys.stderr)
-        print(f"saved {out} ({len(page) / 1000:,.0f} kB)", file=sys.stderr)
+            tell(f"kept: the older {out} is now {backup}")
+        tell(f"saved {out} ({len(page) / 1000:,.0f} kB)")
     return 0
 
 
@@ -283,7 +284,9 @@ def _facts(
     return [
         (name, OF_ANOTHER if set(told.get(name, [])) & set(current.unknown) else fact)
         for name, fact in facts
-    ] + [("left out", f"{LEFT_OUT}{', '.join(current.unknown)}")] * bool(current.unknown)
+    ] + [("left out", f"{LEFT_OUT}{', '.join(map(shown, current.unknown))}")] * bool(
+        current.unknown
+    )
 
 
 def _text(current: Run, material: Optional[Material]) -> str:

@@ -11,7 +11,6 @@ import argparse
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from tiny_llm.cli.task import task_prompt
@@ -22,9 +21,10 @@ from tiny_llm.run.saved import Run
 from tiny_llm.run.texts import choose_prompt
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.shown import shown
 from tiny_llm.text.stream import TextStream
 from tiny_llm.view.attention_map import attention_report
-from tiny_llm.view.terminal import style_for
+from tiny_llm.view.terminal import style_for, tell
 
 LARGEST_BATCH = 256  # samples written at once: more take more memory, and hardly less time each
 
@@ -48,14 +48,14 @@ def print_sample(run: Run, args: argparse.Namespace, seed: int) -> None:
     several = f"{args.num_samples} samples, " if args.num_samples > 1 else ""
     _heading(
         args,
-        f"prompt {prompt!r}, {several}{args.max_new_tokens} more {unit} at temperature "
-        f"{args.temperature:g}, seed {seed}:\n",
+        f"prompt {shown(repr(prompt), 200)}, {several}{args.max_new_tokens} more {unit} at "
+        f"temperature {args.temperature:g}, seed {seed}",
     )
     for sample, text, is_last in in_order(_pieces(run, ids, args, seed)):
         print(_harmless(text), end="\n" if is_last else "", flush=True)
         if is_last and sample + 1 < args.num_samples and args.stop != "\n":
             print(flush=True)
-            _heading(args, f"sample {sample + 2}, seed {seed + sample + 1}:\n")
+            _heading(args, f"sample {sample + 2}, seed {seed + sample + 1}")
     if args.show_attention:
         print_attention(run, ids, args)
 
@@ -81,8 +81,8 @@ def prompt_ids(run: Run, args: argparse.Namespace) -> list[int]:
 
 def _heading(args: argparse.Namespace, line: str) -> None:
     if not args.quiet:
-        with suppress(OSError):  # the sample matters more
-            print(line, file=sys.stderr, flush=True)
+        tell(f"{line}:")
+        tell("")
 
 
 def _pieces(run: Run, ids: list[int], args: argparse.Namespace, seed: int) -> Iterator[Piece]:
@@ -134,10 +134,8 @@ def in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _harmless(text: str) -> str:
-    """The text; on a terminal its control characters, which could do anything there, escaped."""
-    if not sys.stdout.isatty():
-        return text
-    return "".join(c if c >= " " or c in "\n\t" else repr(c)[1:-1] for c in text)
+    """The text; on a terminal what could do anything there is escaped, but for lines and tabs."""
+    return shown(text, 0, keep="\n\t") if sys.stdout.isatty() else text
 
 
 def print_attention(run: Run, ids: list[int], args: argparse.Namespace) -> None:

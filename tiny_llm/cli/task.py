@@ -5,6 +5,7 @@ from __future__ import annotations
 from tiny_llm.run.asked import OnlyAsked
 from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import Material
+from tiny_llm.text.shown import shown
 from tiny_llm.text.tasks import TASKS, accuracy, cases_of
 
 SHOWN = 3  # cases
@@ -26,7 +27,7 @@ def print_task(run: Run, material: Material) -> None:
         ids = run.tokenizer.encode(seen)[-run.model.config.context_length :]
         row = run.model.forward([ids])[0][-1]
         answer = run.tokenizer.decode([row.index(max(row))])
-        print(f"{seen:<20}{answer:>12}{case.text[case.asked[0]]:>8}")
+        print(f"{seen:<20}{shown(answer):>12}{case.text[case.asked[0]]:>8}")
     about = TASKS[run.options.task].about
     share = accuracy(model, examples)
     print(f"{run.options.task} ({about}): {share:.1%} right", flush=True)

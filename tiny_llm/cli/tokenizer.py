@@ -16,7 +16,7 @@ from tiny_llm.run.texts import read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.view.progress import Progress
-from tiny_llm.view.terminal import Style, style_for, visible
+from tiny_llm.view.terminal import Style, style_for, tell, visible
 from tiny_llm.view.tokens import explain
 
 LEAST = 256 + 1  # the bytes and END_OF_TEXT
@@ -153,8 +153,8 @@ def run_show(args: argparse.Namespace) -> int:
         tokenizer = BPETokenizer.train(corpus.content, VOCAB_SIZE)
         name = f"learned from {corpus.name} just now; --tokenizer FILE takes another"
     if not args.quiet:
-        line = f"tokenizer: {tokenizer.vocab_size:,} tokens, {name}\n"
-        print(line, file=sys.stderr, flush=True)
+        tell(f"tokenizer: {tokenizer.vocab_size:,} tokens, {name}")
+        tell("")
     for line in explain(tokenizer, args.text, style_for(sys.stdout, args.color)):
         print(line.rstrip())
     return 0

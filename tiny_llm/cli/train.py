@@ -113,10 +113,8 @@ def run(args: argparse.Namespace) -> int:
         with Interrupt(progress) as interrupt:
             _train(current, material, args, keeper, interrupt, progress)
         if current.step < steps and not current.is_exhausted:
-            progress.note(
-                f"stopped at step {current.step} of {steps}; {out} is saved. To go on, type\n\n"
-                f"    {_resume_command(args, out)}\n"
-            )
+            where = f"stopped at step {current.step} of {steps}; {out} is saved"
+            progress.note(f"{where}. To go on, type", _resume_command(args, out))
             return interrupt.code
     _conclude(current, material, args, keeper, progress)
     return 0
@@ -219,19 +217,20 @@ def _conclude(
         print_task(current, material)
         if args.show_attention:
             print_attention(current, prompt_ids(current, args), args)
-        name = str(files.out)
         look = "attention" if has_attention(current.model) else "eval"
-        command = to_type(look, {"--checkpoint": name})
+        progress.note("")
         progress.note(
-            f"\nsaved {name} (step {current.step}). To look closer, type\n\n    {command}"
+            f"saved {files.out} (step {current.step}). To look closer, type",
+            to_type(look, {"--checkpoint": str(files.out)}),
         )
         return
     print_sample(current, args, current.options.seed)
     prompt = args.prompt or ""  # without one, generate begins as this sample did
-    shown = {"--prompt": prompt} if prompt and prompt.isprintable() else {}
+    words = {"--prompt": prompt} if prompt and prompt.isprintable() else {}
     if args.allow_special:
-        shown["--allow-special"] = ""
-    command = to_type("generate", {"--checkpoint": str(files.out), **shown, "--seed": "1"})
+        words["--allow-special"] = ""
+    progress.note("")
     progress.note(
-        f"\nsaved {files.out} (step {current.step}). To let it write more, type\n\n    {command}"
+        f"saved {files.out} (step {current.step}). To let it write more, type",
+        to_type("generate", {"--checkpoint": str(files.out), **words, "--seed": "1"}),
     )

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tiny_llm.files.atomic import replace_file
+from tiny_llm.files.foreign import content_of, parsed
 from tiny_llm.text.bpe import BYTE_OF_SIGN, BPETokenizer, Merge, parse_merges
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
 VOCAB, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 VERSION = "#version: 0.2"  # the first line of merges.txt
@@ -70,7 +72,7 @@ def load(path: Path) -> BPETokenizer:
         files = [path / VOCAB, path / MERGES] if pair else [path / WHOLE]
         if not files[0].exists():
             raise ValueError(f"{path} holds neither {VOCAB} and {MERGES} nor {WHOLE}")
-    contents = [file.read_bytes() for file in files]
+    contents = list(map(content_of, files))
     parse: Callable[..., BPETokenizer] = (
         from_vocab_and_merges if len(files) == 2 else from_tokenizer_json
     )
@@ -79,7 +81,8 @@ def load(path: Path) -> BPETokenizer:
     except ValueError as error:
         names = " and ".join(map(str, files))
         raise ValueError(
-            f"{names}: damaged, or no byte-level BPE tokenizer as GPT-2 has it: {error}"
+            f"{names}: damaged, or no byte-level BPE tokenizer as GPT-2 has it: "
+            f"{shown(error, LONGEST_MESSAGE // 2)}"
         ) from None
 
 
@@ -148,7 +151,7 @@ def from_tokenizer_json(text: str) -> BPETokenizer:
     special = _added_tokens(whole.get("added_tokens") or [])
     for name, token in special.items():
         if vocabulary.setdefault(name, token) != token:
-            raise ValueError(f"the special token {name!r} has two ids")
+            raise ValueError(f"the special token {shown(repr(name))} has two ids")
     return BPETokenizer(vocabulary, _merges(model.get("merges")), special)
 
 
@@ -174,7 +177,8 @@ def _added_tokens(entries: Any) -> dict[str, int]:
         name = entry["content"]
         for key in ("single_word", "lstrip", "rstrip"):
             if entry.get(key):
-                raise ValueError(f"its special token {name!r} has {key}, which is not known here")
+                name = shown(repr(name))
+                raise ValueError(f"its special token {name} has {key}, which is not known here")
         special[name] = entry.get("id", -1)
     return _vocabulary(special)
 
@@ -203,10 +207,7 @@ def _to_json(value: dict[str, Any]) -> str:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    value = parsed(text)
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value

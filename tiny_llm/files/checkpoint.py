@@ -21,7 +21,9 @@ from typing import Any, Callable, NamedTuple, Union
 
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files.atomic import replace_file
+from tiny_llm.files.foreign import content_of, parsed
 from tiny_llm.model import Parameters, Tensor, rows_of
+from tiny_llm.text.shown import shown
 
 METADATA = "tiny_llm"  # the key of the JSON string in the header's own `__metadata__`
 
@@ -63,7 +65,7 @@ def load(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Check
     The checksum is over all of them. Raises CheckpointError, with what is wrong, for anything else,
     and OSError if it cannot be read.
     """
-    content = path.read_bytes()
+    content = content_of(path)
     try:
         table, body = _parse(content)
         own = table.pop("__metadata__", {})
@@ -98,7 +100,7 @@ def _from_bytes(name: str, shape: list[int], block: memoryview) -> Tensor:
     numbers = array("d")
     numbers.frombytes(block)
     if not all(map(math.isfinite, numbers)):
-        raise CheckpointError(f"{name} holds a number that is not finite")
+        raise CheckpointError(f"{shown(name)} holds a number that is not finite")
     if len(shape) == 1:
         return numbers.tolist()
     rows, columns = shape
@@ -136,8 +138,8 @@ def _parse(content: bytes) -> tuple[dict[str, Any], memoryview]:
 def _json_object(text: str) -> dict[str, Any]:
     """The JSON object in `text`."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parsed(text)
+    except ValueError as error:
         raise CheckpointError(f"its header cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError("its header is not a JSON object")
@@ -155,10 +157,12 @@ def _blocks(table: dict[str, Any], body: memoryview) -> dict[str, memoryview]:
         for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
             shape = entry["shape"]
             if not 1 <= len(shape) <= 2 or not all(type(n) is int and n > 0 for n in shape):
-                raise CheckpointError(f"tensor {name!r} is not a vector or a matrix")
+                raise CheckpointError(f"tensor {shown(repr(name))} is not a vector or a matrix")
             begin, end = end, end + 8 * math.prod(shape)
             if entry != {"dtype": "F64", "shape": shape, "data_offsets": [begin, end]}:
-                raise CheckpointError(f"tensor {name!r} is not F64, or not where it should be")
+                raise CheckpointError(
+                    f"tensor {shown(repr(name))} is not F64, or not where it should be"
+                )
             blocks[name] = body[begin:end]
     except (TypeError, KeyError):
         raise CheckpointError("its table of tensors is none") from None

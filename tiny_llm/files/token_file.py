@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from tiny_llm.files.atomic import replacing
+from tiny_llm.files.foreign import content_of, opened, parsed
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
 FORMAT = "tiny_llm tokens 1"
 MOST_IDS = 2**16  # different ones that two bytes can tell apart
@@ -80,7 +82,7 @@ class TokenFile(NamedTuple):
         import hashlib  # only here and below: it makes `import tiny_llm` 50 ms longer on PyPy
 
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             for block in iter(lambda: file.read(BLOCK), b""):
                 digest.update(block)
         if digest.hexdigest() != self.sha256:
@@ -159,7 +161,7 @@ def read_description(path: Path) -> Description:
     """
     beside = _existing_description(path)
     try:
-        content = json.loads(beside.read_bytes().decode("utf-8"))
+        content = parsed(content_of(beside).decode("utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise TokenFileError(f"its format is not {FORMAT!r}")
         return Description(**content)
@@ -168,9 +170,10 @@ def read_description(path: Path) -> Description:
             f"{path} has no {beside.name} beside it, which says where its validation part begins "
             f"and what its ids mean; make both from the text with tiny-lm prepare"
         ) from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
+        problem = shown(error, LONGEST_MESSAGE // 2)
         raise TokenFileError(
-            f"{beside} is damaged, or not from tiny-lm prepare: {error}; make it anew"
+            f"{beside} is damaged, or not from tiny-lm prepare: {problem}; make it anew"
         ) from None
 
 
@@ -180,7 +183,7 @@ def is_token_file(path: Union[str, Path]) -> bool:
     if path.suffix == ".bin":
         return True
     try:
-        with _existing_description(path).open("rb") as file:
+        with opened(_existing_description(path)) as file:
             return FORMAT.encode("ascii") in file.read(100)
     except (OSError, ValueError):  # ValueError: for a name with a character of value 0
         return False
@@ -192,7 +195,7 @@ def open_tokens(path: Union[str, Path]) -> TokenFile:
     Raises TokenFileError, with what to do, if it is none, and OSError if it cannot be read.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with opened(path) as file:
         description = read_description(path)
         size = os.fstat(file.fileno()).st_size
         if size != 2 * description.tokens:

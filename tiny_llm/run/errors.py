@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -31,7 +32,7 @@ def typed(words: Iterable[str], columns: int = 75, indent: str = "    ") -> str:
 
     So a terminal need not break it inside a word, where a copy of it would have a line end.
     """
-    first, *others = map(shlex.quote, words)
+    first, *others = map(quoted, words)
     lines = [first]
     for word in others:
         if len(lines[-1]) + len(f" {word} \\") <= columns:
@@ -39,6 +40,17 @@ def typed(words: Iterable[str], columns: int = 75, indent: str = "    ") -> str:
         else:
             lines.append(f"{indent}{word}")
     return f" \\\n{indent}".join(lines)
+
+
+def quoted(word: str) -> str:
+    r"""A word as a shell takes it; what no terminal should be sent as bash has it: $'a\x1bb'."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (
+        "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) if not c.isprintable() else c
+        for c in word.replace("\\", "\\\\").replace("'", "\\'")
+    )
+    return f"$'{''.join(escaped)}'"
 
 
 def to_type(command: str, flags: Mapping[str, str]) -> str:

@@ -52,9 +52,9 @@ class Keeper:
             older = f"{self.files.metrics} holds more than this run's steps so far"
             self.say("kept:", f"the older {older}; it is now {self.metrics.kept}")
         for record in read_metrics(self.files.metrics):
-            if record.get("val_loss") is not None:
-                losses = record["train_loss"], record["val_loss"]
-                self.history.append(Evaluation(record["step"], *losses))
+            train_loss, val_loss = record.get("train_loss"), record.get("val_loss")
+            if train_loss is not None and val_loss is not None:
+                self.history.append(Evaluation(record["step"], train_loss, val_loss))
         return self
 
     def __exit__(self, *_: object) -> None:

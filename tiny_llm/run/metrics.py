@@ -7,12 +7,26 @@ run takes away what lies behind its checkpoint, and goes on.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from tiny_llm.files import atomic
+from tiny_llm.files.foreign import opened, parsed
 from tiny_llm.run.steps import Step
+
+FIELDS = (
+    "step",
+    "loss",
+    "train_loss",
+    "val_loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens",
+    "tokens_per_second",
+)
+LONGEST_LINE = 2**16  # bytes; a record has about 200
 
 
 class Metrics:
@@ -25,7 +39,7 @@ class Metrics:
         again, is in a copy of it, `kept`.
         """
         self.path = path
-        lines = _lines_up_to(before or path, start) if start else []
+        lines = _lines_up_to(before or path, start) if start else iter(())
         whole = "".join(line + "\n" for line in lines).encode()
         self.kept: Optional[Path] = None
         if path.exists() and path.read_bytes() not in (b"", whole):
@@ -35,17 +49,18 @@ class Metrics:
 
     def write(self, step: Step) -> None:
         """One line: losses in nats per token; the two of an evaluation are null between these."""
-        record = {
-            "step": step.number,
-            "loss": step.loss,
-            "train_loss": step.train_loss,
-            "val_loss": step.val_loss,
-            "learning_rate": step.learning_rate,
-            "gradient_norm": step.gradient_norm,
-            "tokens": step.tokens,
-            "tokens_per_second": round(step.tokens / max(step.seconds, 1e-9), 1),
-        }
-        self.file.write(json.dumps(record) + "\n")
+        speed = round(step.tokens / max(step.seconds, 1e-9), 1)
+        values = (
+            step.number,
+            step.loss,
+            step.train_loss,
+            step.val_loss,
+            step.learning_rate,
+            step.gradient_norm,
+            step.tokens,
+            speed,
+        )
+        self.file.write(json.dumps(dict(zip(FIELDS, values))) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -55,26 +70,71 @@ class Metrics:
 
 
 def record_of(line: str) -> Optional[dict[str, Any]]:
-    """What a line of metrics says; None if it is damaged."""
+    """What a line of metrics says: its step, and of FIELDS those that it has. None: it is damaged.
+
+    A value is a number of any kind, or None; whoever draws it leaves out what is not finite.
+    """
     try:
-        record = json.loads(line)
-        return record if isinstance(record["step"], int) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        record = parsed(line, all_floats=True)
+        record = {name: record[name] for name in FIELDS if name in record}
+        step, values = record["step"], [record[name] for name in record if record[name] is not None]
+        whole = type(step) is int and step >= 0 and all(type(v) in (int, float) for v in values)
+        return record if whole else None
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of the file with their numbers, from 1. One that is too long is a damaged one."""
+    number, is_new = 0, True
+    with opened(path) as file:
+        for part in iter(lambda: file.readline(LONGEST_LINE), b""):
+            if is_new:
+                number += 1
+                yield number, part.decode("utf-8", "replace")
+            is_new = part.endswith(b"\n")
+
+
+class Read(NamedTuple):
+    """A file of metrics: its records, and what is damaged in it. The last line does not count as
+    damaged: it may be in the middle of writing."""
+
+    records: list[dict[str, Any]]
+    damaged: int = 0  # lines
+    first: int = 0  # of them, by number
+
+
+def read_all(path: Path) -> Read:
+    """All that can be read. Raises OSError if the file cannot be."""
+    records: list[dict[str, Any]] = []
+    damaged = first = last = 0
+    for number, line in _numbered(path):
+        record = record_of(line)
+        if record:
+            records.append(record)
+        else:
+            damaged, first, last = damaged + 1, first or number, number
+    if last and last == len(records) + damaged:
+        damaged -= 1
+    return Read(records, damaged, first)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records in the file, without what is damaged. No file: none."""
     with suppress(FileNotFoundError):
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-        return [record for record in map(record_of, lines) if record]
+        return read_all(path).records
     return []
 
 
 def holds_metrics(path: Path) -> bool:
-    """Whether the file is empty, or begins with a record."""
-    return path.stat().st_size == 0 or bool(read_metrics(path))
+    """Whether the file is empty, or has a record in it."""
+    return path.stat().st_size == 0 or any(record_of(line) for _, line in _numbered(path))
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    return [json.dumps(record) for record in read_metrics(path) if record["step"] <= step]
+def _lines_up_to(path: Path, step: int) -> Iterator[str]:
+    """The lines of the steps up to this one, as they are."""
+    with suppress(FileNotFoundError):
+        for _, line in _numbered(path):
+            record = record_of(line)
+            if record and record["step"] <= step:
+                yield line.rstrip("\r\n")

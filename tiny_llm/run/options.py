@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from tiny_llm.fast.products import WAYS
 from tiny_llm.run.errors import UsageError
+from tiny_llm.text.shown import shown
 from tiny_llm.text.tasks import TASKS
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
 LARGEST = 10**12  # of whole numbers
+LONGEST_BEGINNING = 24  # characters of a text that a sample begins with
 
 
 class Check(NamedTuple):
@@ -35,10 +38,16 @@ def at_least(least: float) -> Check:
     return Check(f"at least {least:g}", lambda value: bool(value >= least))
 
 
+def between(least: int, most: int) -> Check:
+    """Numbers from here to there."""
+    return Check(f"at least {least} and at most {most:,}", lambda value: least <= value <= most)
+
+
 POSITIVE = Check("above 0", lambda value: bool(value > 0))
 BELOW_1 = Check("at least 0 and below 1", lambda value: 0 <= value < 1)
 SHARE = Check("between 0 and 1", lambda value: 0 < value < 1)
 ANY = Check("", lambda value: True)
+SHORT = Check("a few words", lambda value: len(value) <= LONGEST_BEGINNING)
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -68,11 +77,11 @@ class Options:
     steps: int = option(1, at_least(1))
     batch_size: int = option(16, at_least(1), "contexts in a batch")
     gradient_accumulation_steps: int = option(
-        1, at_least(1), "batches in a step, one after the other, in the memory of one"
+        1, between(1, 10_000), "batches in a step, one after the other, in the memory of one"
     )
-    matmul: str = option("auto")
+    matmul: str = option("auto", ("auto", "float64", *WAYS))
     workers: int = option(
-        1, at_least(1), "processes that share each step (1 for small steps, else one a core)"
+        1, between(1, 10_000), "processes that share each step (1 for small steps, else one a core)"
     )
     seed: int = option(0, at_least(0))
     optimizer: str = option("sgd", OPTIMIZERS, "how slopes become steps", "optimizer")
@@ -103,7 +112,9 @@ class Options:
     lines: bool = option(False)  # every line is a document of its own
     task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
     text_sha256: str = option("")
-    text_beginning: str = option("")  # a few words of it, for samples; "": the built-in corpus
+    text_beginning: str = option(
+        "", SHORT
+    )  # a few words of it, for samples; "": the built-in corpus
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -125,11 +136,11 @@ def problem_with(field: Any, value: Any) -> Optional[str]:
     if kind is float and type(value) is int and abs(value) < LARGEST:
         value = float(value)
     if type(value) is not kind:
-        return f"must be of type {kind.__name__}, not {str(value)[:40]!r}"
+        return f"must be of type {kind.__name__}, not {shown(repr(value), 40)}"
     if kind is float and not math.isfinite(value):
         return f"must be a finite number {check.says}, not {value}"
     if not check.accepts(value):
-        return f"must be {check.says}, not {str(value)[:40]}"
+        return f"must be {check.says}, not {shown(value, 40)}"
     if kind is int and value > LARGEST:
         return f"must be at most {LARGEST:,}"
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -11,12 +10,13 @@ from typing import Any, Optional
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.checkpoint import CheckpointError
-from tiny_llm.model import LanguageModel, Parameters
+from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import Optimizer
-from tiny_llm.run.errors import UserError, program
+from tiny_llm.run.errors import UserError, program, quoted
 from tiny_llm.run.options import Options, options_from
 from tiny_llm.run.rungs import RUNGS, build_optimizer
 from tiny_llm.run.steps import RecentLosses
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 
 RUNS = Path("runs")
@@ -96,9 +96,11 @@ def load_run(path: Path, to_train: bool = False) -> Run:
     try:
         return _run_from(tensors, metadata, to_train)
     except KeyError as error:
-        raise UserError(f"{path} does not hold a run of this version: no {error}") from None
+        name = shown(error)
+        raise UserError(f"{path} does not hold a run of this version: no {name}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not hold a run of this version: {error}") from None
+        problem = shown(error, LONGEST_MESSAGE // 2)
+        raise UserError(f"{path} does not hold a run of this version: {problem}") from None
 
 
 def making(path: Path) -> str:
@@ -107,17 +109,18 @@ def making(path: Path) -> str:
     words = [*program().split(), "train", *(["--model", stem] if stem in RUNGS else [])]
     usual = [RUNS / f"{stem}{best}.safetensors" for best in ("", ".best")]
     is_usual = stem in RUNGS and path in usual
-    return shlex.join(words if is_usual else [*words, "--out", str(path)])
+    return " ".join(words if is_usual else [*words, "--out", quoted(str(path))])
 
 
 def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> Run:
     """Raises ValueError, TypeError, KeyError or AttributeError for content of another form."""
     if metadata["format"] != 1:
-        raise ValueError(f"its format is {metadata['format']!r}")
+        raise ValueError(f"its format is {shown(repr(metadata['format']))}")
     rung = RUNGS[metadata["model"]]
     config, training = dict(metadata["config"]), dict(metadata["training"])
     if "dropout" in config:  # where it stood in the first files
         training.setdefault("dropout", config.pop("dropout"))
+    _check_sizes(config, tensors)
     config = rung.config(**config)
     tokenizer = tokenizer_from(metadata["tokenizer"])
     if config.vocab_size != tokenizer.vocab_size:
@@ -126,7 +129,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     model = model_from(rung.model, config, parameters)
     options, unknown = options_from(training)
     if to_train and unknown:
-        names = ", ".join(unknown)
+        names = ", ".join(map(shown, unknown))
         raise ValueError(
             f"it cannot go on with {names}, which another version understands; "
             f"generate, eval and report can read it"
@@ -134,7 +137,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     step = metadata["step"]
     last = step if "steps" in unknown else options.steps
     if type(step) is not int or not 0 <= step <= last:
-        raise ValueError(f"it is at step {step!r} of {last}")
+        raise ValueError(f"it is at step {shown(repr(step))} of {last}")
     optimizer = build_optimizer(options)
     optimizer.steps = step
     if to_train:
@@ -146,6 +149,21 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     return Run(name, model, tokenizer, optimizer, options, step, best, recent, unknown)
 
 
+def _check_sizes(config: dict[str, Any], tensors: Parameters) -> None:
+    """Raises ValueError for a model that its tensors cannot be, before anything grows with it.
+
+    No size of a model is larger than the count of its numbers, nor are there more layers than
+    tensors.
+    """
+    numbers = sum(len(row) for tensor in tensors.values() for row in rows_of(tensor))
+    for name, value in config.items():
+        most = len(tensors) if name == "n_layers" else numbers
+        if name == "tie_embeddings" and type(value) is not bool:
+            raise ValueError(f"{name} must be true or false, not {shown(repr(value))}")
+        if type(value) is int and value > most:
+            raise ValueError(f"{shown(name)} {value} does not fit its tensors")
+
+
 def model_from(kind: Any, config: Any, parameters: Parameters) -> LanguageModel:
     """A model with these parameters, for which nothing is drawn.
 
@@ -154,7 +172,7 @@ def model_from(kind: Any, config: Any, parameters: Parameters) -> LanguageModel:
     layout = kind.layout(config)
     for name in sorted(layout.keys() ^ parameters.keys()):
         problem = "missing" if name in layout else "not one of this model's"
-        raise ValueError(f"parameter {name} is {problem}")
+        raise ValueError(f"parameter {shown(name)} is {problem}")
     for name, start in layout.items():
         if shape(parameters[name]) != start.shape:
             raise ValueError(
@@ -183,15 +201,15 @@ def _best_from(values: Any) -> Optional[Best]:
     if values is None:
         return None
     best = Best(**values)
-    if type(best.step) is not int or type(best.val_loss) is not float:
-        raise ValueError(f"its best is {values!r}")
+    if type(best.step) is not int or best.step < 0 or type(best.val_loss) is not float:
+        raise ValueError(f"its best is {shown(repr(values))}")
     return best
 
 
 def _recent_from(values: Any) -> RecentLosses:
     recent = RecentLosses(**values)
     if type(recent.count) is not int or type(recent.total) is not float or recent.count < 0:
-        raise ValueError(f"its recent losses are {values!r}")
+        raise ValueError(f"its recent losses are {shown(repr(values))}")
     return recent
 
 

@@ -10,14 +10,12 @@ from typing import NamedTuple, Optional
 
 from tiny_llm.files.encodings import codec, misread, undecodable
 from tiny_llm.run.errors import UserError, problem_with_name
+from tiny_llm.run.options import LONGEST_BEGINNING
 from tiny_llm.text.tokenizers import Tokenizer
 
 DEFAULT_PROMPT = "language models "  # of the built-in corpus; another text has its own first words
 BUILT_IN = "the built-in corpus"
-WORDS, LONGEST_BEGINNING = (
-    3,
-    24,
-)  # how much of a text's beginning a sample repeats: words, characters
+WORDS = 3  # of a text's beginning that a sample repeats
 
 
 class Text(NamedTuple):
@@ -61,7 +59,10 @@ def _read_file(name: str) -> bytes:
     if problem:
         raise UserError(f"the name of the text, {name!r}, {problem}")
     try:
-        return Path(name).read_bytes()
+        path = Path(name)
+        if path.is_char_device() or path.is_block_device():
+            raise UserError(f"{name} is a device, which may never end; give a text file")
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no file {name}; give the path of a text file") from None
     except OSError as error:

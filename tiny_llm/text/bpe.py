@@ -27,6 +27,7 @@ from operator import add
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.text.pretokenize import pieces
+from tiny_llm.text.shown import shown
 
 END_OF_TEXT = "<|endoftext|>"
 GONE = -1  # in the place of a token that has joined its left neighbour
@@ -141,7 +142,7 @@ class BPETokenizer:
             if name not in self.special_tokens:
                 raise ValueError(
                     f"{name!r} is no special token of this tokenizer, whose special tokens are "
-                    f"{', '.join(self.special_tokens) or 'none'}"
+                    f"{shown(', '.join(self.special_tokens) or 'none')}"
                 )
         longest_first = sorted(allowed_special, key=len, reverse=True)
         parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
@@ -263,7 +264,9 @@ def parse_merges(lines: Iterable[str]) -> list[Merge]:
     for line in lines:
         left, _, right = line.partition(" ")
         if not left or not right or " " in right:
-            raise ValueError(f"a merge is two tokens with a space between them, not {line!r}")
+            raise ValueError(
+                f"a merge is two tokens with a space between them, not {shown(repr(line))}"
+            )
         merges.append((left, right))
     return merges
 
@@ -274,7 +277,8 @@ def _bytes_of_name(name: str) -> bytes:
         return bytes(map(BYTE_OF_SIGN.__getitem__, name))
     except KeyError as error:
         raise ValueError(
-            f"the token {name!r} holds {error}, which stands for no byte in a byte-level vocabulary"
+            f"the token {shown(repr(name))} holds {error}, which stands for no byte in a "
+            f"byte-level vocabulary"
         ) from None
 
 
@@ -310,10 +314,11 @@ def _check_vocabulary(vocabulary: dict[str, int], merges: list[Merge], special: 
     made = {left + right for left, right in merges} | BYTE_OF_SIGN.keys()
     for name in special:
         if not name or name not in vocabulary:
-            raise ValueError(f"the special token {name!r} is not in the vocabulary")
+            raise ValueError(f"the special token {shown(repr(name))} is not in the vocabulary")
         if name in made:
             raise ValueError(
-                f"the special token {name!r} is also the name of an ordinary one; choose another"
+                f"the special token {shown(repr(name))} is also the name of an ordinary one; "
+                f"choose another"
             )
     for byte, sign in SIGN_OF_BYTE.items():
         if sign not in vocabulary:
@@ -325,8 +330,8 @@ def _check_vocabulary(vocabulary: dict[str, int], merges: list[Merge], special: 
         for name in (left, right, left + right):
             if name not in vocabulary or name in special:
                 raise ValueError(
-                    f"the merge of {left!r} and {right!r} needs {name!r}, which is no ordinary "
-                    f"token of the vocabulary"
+                    f"the merge of {shown(repr(left))} and {shown(repr(right))} needs "
+                    f"{shown(repr(name))}, which is no ordinary token of the vocabulary"
                 )
 
 

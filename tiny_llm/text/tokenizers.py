@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Protocol
 
 from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.shown import shown
 from tiny_llm.tokenizer import CharTokenizer
 
 
@@ -41,6 +42,7 @@ def tokenizer_from(state: Any) -> Tokenizer:
     kind = state.get("kind") if isinstance(state, dict) else None
     if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise ValueError(
-            f"{kind!r} is no kind of tokenizer; there are {' and '.join(map(repr, TOKENIZERS))}"
+            f"{shown(repr(kind))} is no kind of tokenizer; there are "
+            f"{' and '.join(map(repr, TOKENIZERS))}"
         )
     return TOKENIZERS[kind](state)

@@ -58,17 +58,17 @@ def curves_of(name: str, records: list[dict[str, Any]]) -> Curves:
     """
     train, val = [], []
     for record in records:
-        step, loss = _number(record.get("step")), _number(record.get("loss"))
+        step, loss = number_of(record.get("step")), number_of(record.get("loss"))
         if step is None or step < 1 or loss is None:
             raise ValueError("it holds something other than the losses of a run")
-        val_loss = _number(record.get("val_loss"))
+        val_loss = number_of(record.get("val_loss"))
         train += [(step, loss)] if abs(loss) <= LARGEST else []
         val += [(step, val_loss)] if val_loss is not None and abs(val_loss) <= LARGEST else []
     window = max(1, len(train) // SMOOTHING)
     return Curves(name, smoothed(train, window), window, val)
 
 
-def _number(value: Any) -> Optional[float]:
+def number_of(value: Any) -> Optional[float]:
     """What JSON calls a number, as a float; None for anything else."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:

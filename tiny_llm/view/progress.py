@@ -13,13 +13,14 @@ import time
 from typing import Optional, TextIO
 
 from tiny_llm.run.steps import Step
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 from tiny_llm.view.sparkline import Sketch, sparkline
 from tiny_llm.view.terminal import Style, columns_of, loss_text, paint
 
 REFRESH = 0.1  # seconds between two states of the live line
 SELDOM = 10.0  # seconds between two lines where there is no live one
 LABEL = 11  # columns
-GAP = "  "
+GAP, NEWLINE = "  ", "\n"
 CLEAR_LINE = "\r\x1b[K"
 SHORTEST, LONGEST = 6, 16  # columns of a sparkline
 CYAN = "36"
@@ -40,8 +41,13 @@ class Progress:
         self.tokens = 0
         self.losses = Sketch()
 
-    def note(self, text: str) -> None:
-        """A line of its own that stays."""
+    def note(self, text: str, command: str = "") -> None:
+        """A line of its own that stays; with a `command`, what to type, between empty lines."""
+        self._stay(shown(text, LONGEST_MESSAGE))
+        if command:
+            self._stay(f"\n    {shown(command, 0, keep=NEWLINE)}\n")
+
+    def _stay(self, text: str) -> None:
         if not self.quiet:
             self._write(CLEAR_LINE * self.live + text + "\n")
 
@@ -55,8 +61,8 @@ class Progress:
 
     def fact(self, label: str, text: str) -> None:
         """A labelled text that stays, wrapped to the width."""
-        lines = textwrap.wrap(text, self.style.width - LABEL)
-        self.note(f"{label:<{LABEL}}" + ("\n" + " " * LABEL).join(lines))
+        lines = textwrap.wrap(shown(text, LONGEST_MESSAGE), self.style.width - LABEL)
+        self._stay(f"{label:<{LABEL}}" + ("\n" + " " * LABEL).join(lines))
 
     def step(self, step: Step) -> None:
         """One step was done."""
@@ -65,7 +71,7 @@ class Progress:
         now = time.monotonic()
         if step.val_loss is not None:
             parts = self._parts(step.number, step.train_loss or step.loss, step.val_loss, now)
-            self.note(self._fitting(parts) if self.live else GAP.join(parts))
+            self._stay(self._fitting(parts) if self.live else GAP.join(parts))
         elif self.live and now - self.refreshed > REFRESH:
             self.refreshed = now
             parts = self._parts(step.number, step.loss, None, now)
@@ -77,7 +83,7 @@ class Progress:
         if now - self.refreshed > (REFRESH if self.live else SELDOM):
             self.refreshed = now
             if self.live:
-                self._write(CLEAR_LINE + text[: self.style.width - 1])
+                self._write(CLEAR_LINE + shown(text)[: self.style.width - 1])
             else:
                 self.note(text)
 

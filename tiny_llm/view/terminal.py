@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
+
+from tiny_llm.text.shown import LONGEST_MESSAGE, escape, shown
 
 BLOCKS = " ▏▎▍▌▋▊▉█"  # 0 to 8 eighths of a column, from the left
 HEIGHTS = " ▁▂▃▄▅▆▇█"  # 0 to 8 eighths of a line, from the bottom
@@ -74,6 +78,12 @@ def _can_encode(stream: TextIO, text: str) -> bool:
     return True
 
 
+def tell(line: str) -> None:
+    """A line beside the results, to standard error. Where that is full, the results matter more."""
+    with suppress(OSError):
+        print(shown(line, LONGEST_MESSAGE), file=sys.stderr, flush=True)
+
+
 def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> int:
     """The columns of the terminal behind `stream` now; COLUMNS goes first, 80 where nobody knows.
 
@@ -110,17 +120,12 @@ def _visible_character(character: str, unicode: bool) -> str:
     if unicode and character < " ":
         return chr(ord(CONTROL_PICTURES) + ord(character))
     if not unicode or not character.isprintable() or _UNSEEN.match(character):
-        return _escape(ord(character))
+        return escape(character)
     if unicodedata.category(character).startswith("M"):
         return DOTTED_CIRCLE + character  # or it would join whatever stands before it
     if unicodedata.bidirectional(character) in ("R", "AL", "AN"):
         return _LEFT_TO_RIGHT + character + _LEFT_TO_RIGHT
     return character
-
-
-def _escape(code: int) -> str:
-    """As Python writes it, without the zeros that would make a column wide."""
-    return f"\\x{code:02x}" if code < 0x100 else f"\\{'u' if code < 0x10000 else 'U'}{code:04x}"
 
 
 def plain(text: str) -> str:

@@ -24,6 +24,7 @@ from tiny_llm.model import LanguageModel, rows_of
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.stream import TextStream
 from tiny_llm.text.tokenizers import Tokenizer
+from tiny_llm.view.curves import LARGEST, number_of
 from tiny_llm.view.pca import project
 from tiny_llm.view.terminal import Style, visible
 from tiny_llm.view.trace.record import Call, recorded
@@ -344,9 +345,10 @@ def curves_of(records: Sequence[dict[str, Any]], most: int = 240) -> Optional[Cu
 
     def series(name: str) -> list[Measured]:
         return [
-            Measured(record["step"], record[name])
+            Measured(record["step"], loss)
             for record in records
-            if isinstance(record.get(name), (int, float)) and math.isfinite(record[name])
+            for loss in [number_of(record.get(name))]
+            if loss is not None and abs(loss) <= LARGEST
         ]
 
     curves = Curves(_thinned(series("loss"), most), series("train_loss"), series("val_loss"))

@@ -1,0 +1,85 @@
+"""Files that a stranger may have written: only what has an end is read, and only so much JSON.
+
+A few bytes can ask for much: a pipe or a device for ever, `[[[[` for a deep stack, `[],[],[],` for
+thirty times its size in memory, and a number of a million digits for minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# Of one JSON text, far above what any file of this project or a vocabulary of 200,000 tokens has.
+MOST_CONTAINERS, MOST_VALUES, DEEPEST = 500_000, 2_000_000, 20
+BEGINNING = 1000  # bytes
+MOST_DIGITS = 18  # of a whole number: it then fits in 64 bits, and in a float
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file, to be read. Raises OSError if it cannot be, or if it is a pipe or a device."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("it is no regular file but a pipe or a device, which may never end")
+    return path.open("rb")
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of the file. Raises as `opened` does."""
+    with opened(path) as file:
+        return file.read()
+
+
+def beginning_of(path: Path) -> bytes:
+    """What tells the kind of a file. Raises as `opened` does."""
+    with opened(path) as file:
+        return file.read(BEGINNING)
+
+
+def parsed(text: str, all_floats: bool = False) -> Any:
+    """The value that this JSON text stands for. Raises ValueError if it is damaged or immoderate.
+
+    Numbers are finite, unless `all_floats`: then there may be NaN and Infinity.
+    """
+    if text.count("[") + text.count("{") > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
+        raise ValueError("it holds far more than such a file needs")
+    try:
+        value = json.loads(
+            text,
+            parse_int=_whole_number,
+            parse_float=float if all_floats else _finite,
+            parse_constant=float if all_floats else _finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check_depth(value)
+    return value
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"it holds a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError("it holds a number that is not finite")
+    return float(number)
+
+
+def _check_depth(value: Any) -> None:
+    """Raises ValueError for more containers within one another than anybody means to write."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
