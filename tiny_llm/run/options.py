@@ -112,9 +112,7 @@ class Options:
     lines: bool = option(False)  # every line is a document of its own
     task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
     text_sha256: str = option("")
-    text_beginning: str = option(
-        "", SHORT
-    )  # a few words of it, for samples; "": the built-in corpus
+    text_beginning: str = option("", SHORT)  # for samples; "": that of the built-in corpus
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
