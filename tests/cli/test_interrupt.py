@@ -77,7 +77,7 @@ def test_prepare_does_not_wait_for_learning(number, code, monkeypatch):
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="a process is forked")
 def test_a_process_that_cannot_start_is_named_and_leaves_none(monkeypatch, capsys):
-    start, started = multiprocessing.get_context("fork").Process.start, []
+    start, started = multiprocessing.Process.start, []
 
     def once(self):
         if started:
@@ -85,7 +85,7 @@ def test_a_process_that_cannot_start_is_named_and_leaves_none(monkeypatch, capsy
         started.append(self)
         start(self)
 
-    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", once)
+    monkeypatch.setattr(multiprocessing.Process, "start", once)
     monkeypatch.setattr(documents, "BLOCK", 100)
     assert main(["prepare", "text.txt", "--workers", "2", "--quiet", "-o", "t"]) == 1
     assert "cannot start a worker process: Resource temp" in capsys.readouterr().err

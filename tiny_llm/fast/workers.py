@@ -160,7 +160,7 @@ class Workers:
         _write(self.weights, _vectors(self.model.parameters))
         for worker, share in zip(self.workers, others):
             with _noticing_death(worker):
-                _send(worker.connection, share)
+                send(worker.connection, share)
         with use(self.matmul):
             loss, gradients = self.compute(self.model, own.contexts, own.targets, own.seed)
         loss *= own.weight
@@ -217,13 +217,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _send(connection: Any, message: Any) -> None:
+def send(connection: Any, message: Any) -> None:
     """Send a message (`Connection.send` leaves a buffer that CPython 3.13.0 complains of)."""
     connection.send_bytes(pickle.dumps(message))
 
 
-def _receive(connection: Any) -> Any:
-    """The message that `_send` sent from the other end."""
+def receive(connection: Any) -> Any:
+    """The message that `send` sent from the other end."""
     return pickle.loads(connection.recv_bytes())
 
 
@@ -243,12 +243,12 @@ def _work(
     threading.Thread(target=leave_with_parent, daemon=True).start()
     with use(matmul), suppress(EOFError, OSError):
         while True:
-            share = _receive(connection)
+            share = receive(connection)
             try:
                 answer: Union[float, str] = _answer_to(model, compute, share, weights, slopes)
             except Exception as error:
                 answer = f"{type(error).__name__}: {error}"
-            _send(connection, answer)
+            send(connection, answer)
 
 
 def _answer_to(
@@ -325,7 +325,7 @@ def _noticing_death(worker: Worker) -> Iterator[None]:
 def _answer(worker: Worker) -> float:
     """The loss of the worker's share, once it is done. Raises WorkerDied."""
     with _noticing_death(worker):
-        answer: Union[float, str] = _receive(worker.connection)
+        answer: Union[float, str] = receive(worker.connection)
     if isinstance(answer, str):
         raise WorkerDied(f"a worker process failed ({answer})")
     return answer

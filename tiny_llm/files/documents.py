@@ -14,10 +14,7 @@ but one, its end is, as `batches.split` does it.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import re
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -26,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from tiny_llm.fast.pool import Pool
 from tiny_llm.files.encodings import LOOKED_AT, codec, misread, undecodable
 from tiny_llm.files.token_file import packed
 from tiny_llm.text.bpe import BPETokenizer
@@ -216,13 +214,14 @@ def learn(spans: Iterable[Span], vocab_size: int, workers: int) -> tuple[BPEToke
     that gives it back by ending. Raises ValueError for a `vocab_size` that is too small.
     """
     if workers == 1:
-        return _learn(spans, vocab_size)
-    with _processes(1) as executor:
-        result: tuple[BPETokenizer, int] = _submit(executor, _learn, spans, vocab_size).result()
-        return result
+        return _learn((spans, vocab_size))
+    with Pool(1, _learn) as pool:
+        learned: tuple[BPETokenizer, int] = next(pool.map([(spans, vocab_size)]))
+        return learned
 
 
-def _learn(spans: Iterable[Span], vocab_size: int) -> tuple[BPETokenizer, int]:
+def _learn(job: tuple[Iterable[Span], int]) -> tuple[BPETokenizer, int]:
+    spans, vocab_size = job
     characters, seen = 0, set[str]()
 
     def beginning() -> Iterator[str]:
@@ -244,25 +243,14 @@ Encode = Callable[[Iterable[Job]], Iterator[bytes]]
 def encoder(tokenizer: Tokenizer, workers: int) -> Iterator[Encode]:
     """A function from jobs to blocks of `packed` ids, in order, computed by so many processes.
 
-    Jobs are read as they are needed, two ahead for each process, so the memory is bounded. It
+    Jobs are read as they are needed, one for each process, so the memory is bounded. It
     raises ValueError for text that the tokenizer cannot encode, and if a process dies.
     """
     if workers == 1:
         yield partial(map, partial(_encode, tokenizer))
         return
-    with _processes(workers, tokenizer) as executor:
-        yield partial(_in_order, executor, 2 * workers)
-
-
-def _in_order(executor: Any, most: int, jobs: Iterable[Job]) -> Iterator[bytes]:
-    """The ids of all jobs; at most so many are under way."""
-    waiting: deque[Any] = deque()
-    for job in jobs:
-        if len(waiting) == most:
-            yield waiting.popleft().result()
-        waiting.append(_submit(executor, _encode_here, job))
-    while waiting:
-        yield waiting.popleft().result()
+    with Pool(workers, _encode_here, _make_tokenizer, tokenizer.state()) as pool:
+        yield pool.map
 
 
 def _encode(tokenizer: Tokenizer, job: Job) -> bytes:
@@ -272,61 +260,12 @@ def _encode(tokenizer: Tokenizer, job: Job) -> bytes:
     return packed(ids)
 
 
-# ---------------------------------------------------------------- processes
-
-
-@contextmanager
-def _processes(count: int, tokenizer: Optional[Tokenizer] = None) -> Iterator[Any]:
-    """An executor with so many processes, each with the tokenizer. Raises ValueError if one dies.
-
-    Its module is imported here, since it would take its time at the start of every command.
-    """
-    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-
-    state = () if tokenizer is None else (tokenizer.state(),)
-    others = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(count, initializer=_start, initargs=state)
-    try:
-        yield executor
-    except BaseException as error:
-        # Their jobs may take long, and nothing of them is worth saving. The executor does not know
-        # those which it started before one could not start, and Python would wait for them.
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-            process.join()
-        if isinstance(error, BrokenProcessPool):
-            raise ValueError(
-                "a worker process died; perhaps there was not enough memory, try fewer --workers"
-            ) from None
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _submit(executor: Any, *job: Any) -> Any:
-    """The future of this job. Raises ValueError if a process cannot be started for it."""
-    from tiny_llm.fast.workers import signals_held
-
-    try:
-        with signals_held():  # a process is forked and noted, or not
-            return executor.submit(*job)
-    except OSError as error:
-        raise ValueError(
-            f"cannot start a worker process: {error.strerror or error}; try fewer --workers"
-        ) from None
-
-
 _tokenizers: list[Tokenizer] = []  # in a worker process: the one that it encodes with
 
 
-def _start(state: Any = None) -> None:
-    """In a worker process: ignore Ctrl-C, leave when the parent is gone, make the tokenizer."""
-    from tiny_llm.fast.workers import ignore_signals, leave_with_parent
-
-    ignore_signals()
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    if state:
-        _tokenizers.append(tokenizer_from(state))
+def _make_tokenizer(state: Any) -> None:
+    """In a worker process, before its first job."""
+    _tokenizers.append(tokenizer_from(state))
 
 
 def _encode_here(job: Job) -> bytes:
