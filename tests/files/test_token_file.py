@@ -88,8 +88,12 @@ def test_an_id_that_needs_more_is_refused(bad):
 
 def test_slices_cost_no_copy_and_suit_batches(written):
     train = open_tokens(written).train
-    assert isinstance(train[2:4], memoryview)
-    assert train[2:4].tolist() == TRAIN[2:4]
+    assert isinstance(train[2:4], type(train))
+    assert list(train[2:4]) == list(train)[2:4] == TRAIN[2:4]
+    assert list(train[1:][:-1][::2]) == TRAIN[1:-1:2]
+    assert (train[-1], len(train[1:3]), list(train[3:3])) == (TRAIN[-1], 2, [])
+    with pytest.raises(IndexError):
+        train[len(train)]
     assert Batches(Windows(train, 3), 1).batch(0)[0][0] in (TRAIN[:3], TRAIN[1:4], TRAIN[2:5])
 
 
@@ -100,7 +104,7 @@ def test_the_ids_outlive_the_opened_file(written):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the file would take 8 GB there")
-def test_the_file_is_mapped_not_read(path):
+def test_the_file_is_not_read(path):
     """A sparse file of 8 GB opens at once."""
     with path.open("wb") as file:
         file.truncate(2**33)
@@ -109,6 +113,17 @@ def test_the_file_is_mapped_not_read(path):
     tokens = open_tokens(path)
     assert len(tokens.train) == count - 10
     assert tokens.train[count // 2] == tokens.val[9] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an opened file cannot be cut there")
+def test_a_file_that_is_cut_while_it_is_in_use_is_named(written):
+    """Mapped into memory, it would kill the process."""
+    tokens = open_tokens(written)
+    os.truncate(written, 2 * len(TRAIN) - 2)
+    assert list(tokens.train[:-1]) == TRAIN[:-1]
+    for look in (lambda: tokens.val[0], lambda: list(tokens.train), lambda: list(tokens.val[1:])):
+        with pytest.raises(TokenFileError, match="was cut while it was in use"):
+            look()
 
 
 # ------------------------------------------------------------------------------- what is no pair

@@ -1,4 +1,4 @@
-"""tiny-lm prepare: texts of any size to one file of token ids, which `train --data` maps."""
+"""tiny-lm prepare: texts of any size to one file of token ids, which `train --data` reads."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ BEGINNING = 1000  # bytes
 MOST_DIGITS = 18  # of a whole number: it then fits in 64 bits, and in a float
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path, buffering: int = -1) -> BinaryIO:
     """The file, to be read. Raises OSError if it cannot be, or if it is a pipe or a device."""
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError("it is no regular file but a pipe or a device, which may never end")
-    return path.open("rb")
+    return path.open("rb", buffering)
 
 
 def content_of(path: Path) -> bytes:

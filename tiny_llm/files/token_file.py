@@ -4,9 +4,9 @@
     tokens.bin.json   where the second part begins, the tokenizer, a fingerprint of tokens.bin
 
 Each id takes two bytes, the lower one first, and there is nothing else in tokens.bin: the layout of
-nanoGPT (Karpathy, 2022). To read it, the file is mapped: `mmap` makes it look like memory, and the
-system loads the pages that are looked at and drops them when it needs the room. A slice of it costs
-as little as one of a list, whatever the size of the file.
+nanoGPT (Karpathy, 2022). Ids are read when somebody looks at them, so that it does not matter how
+many there are; the system keeps in memory what is read often. (To map the file, `mmap`, would be
+faster by a microsecond, but who cuts a file that is mapped kills whoever reads it.)
 
 The split stands in the file, so whoever trains on it holds out the same tokens.
 """
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import mmap
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, BinaryIO, NamedTuple, Union
 
 from tiny_llm.files.atomic import replacing
 from tiny_llm.files.foreign import content_of, opened, parsed
@@ -59,11 +58,46 @@ class Description:
             raise TokenFileError("its numbers make no sense")
 
 
-class TokenFile(NamedTuple):
-    """An opened file. The ids are memoryviews: `train[5]` and `train[5:9].tolist()` are ids."""
+class FileIds(Sequence[int]):
+    """Some of the ids in an open file. A slice is one, too; both read nothing until they are asked.
 
-    train: memoryview
-    val: memoryview
+    Raises TokenFileError when the file has become shorter than it was.
+    """
+
+    def __init__(self, file: BinaryIO, places: range) -> None:
+        self.file, self.places = file, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return FileIds(self.file, self.places[index])
+        return self._read(self.places[index], 1)[0]
+
+    def __iter__(self) -> Iterator[int]:
+        for first in range(0, len(self), BLOCK):
+            part = self.places[first : first + BLOCK]
+            if part.step == 1:
+                yield from self._read(part[0], len(part))
+            else:
+                yield from (self._read(place, 1)[0] for place in part)
+
+    def _read(self, place: int, count: int) -> array[int]:
+        self.file.seek(2 * place)
+        content = self.file.read(2 * count)
+        if len(content) < 2 * count:
+            raise TokenFileError(
+                f"{self.file.name} was cut while it was in use; make it anew with tiny-lm prepare"
+            )
+        return array("H", content)
+
+
+class TokenFile(NamedTuple):
+    """An opened file."""
+
+    train: FileIds
+    val: FileIds
     description: Description
     path: Path
 
@@ -190,12 +224,13 @@ def is_token_file(path: Union[str, Path]) -> bool:
 
 
 def open_tokens(path: Union[str, Path]) -> TokenFile:
-    """The token file `path`, mapped. Its JSON and its size are checked, its content is not read.
+    """The token file `path`, opened. Its JSON and its size are checked, its content is not read.
 
     Raises TokenFileError, with what to do, if it is none, and OSError if it cannot be read.
     """
     path = Path(path)
-    with opened(path) as file:
+    file = opened(path, buffering=0)  # contexts lie anywhere, so what is beside one is not needed
+    try:
         description = read_description(path)
         size = os.fstat(file.fileno()).st_size
         if size != 2 * description.tokens:
@@ -204,6 +239,9 @@ def open_tokens(path: Union[str, Path]) -> TokenFile:
                 f"{2 * description.tokens:,}: one of the two was replaced or cut; make both anew "
                 f"with tiny-lm prepare"
             )
-        ids = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast("H")
+    except BaseException:
+        file.close()
+        raise
+    ids = FileIds(file, range(description.tokens))
     boundary = description.train_tokens
     return TokenFile(ids[:boundary], ids[boundary:], description, path)

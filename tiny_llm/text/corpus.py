@@ -26,7 +26,7 @@ class Corpus(Protocol):
 
 
 class RunningText:
-    """One text from beginning to end. ids: a list, or a memoryview of a file."""
+    """One text from beginning to end. ids: a list, or those in a file."""
 
     def __init__(self, ids: Ids) -> None:
         self.ids = ids
