@@ -18,6 +18,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Union
 
@@ -113,17 +114,21 @@ class TokenFile(NamedTuple):
 
     def verify(self) -> None:
         """Read all of the file. Raises TokenFileError unless its bytes are those once written."""
-        import hashlib  # only here and below: it makes `import tiny_llm` 50 ms longer on PyPy
-
-        digest = hashlib.sha256()
-        with opened(self.path) as file:
-            for block in iter(lambda: file.read(BLOCK), b""):
-                digest.update(block)
-        if digest.hexdigest() != self.sha256:
+        if _fingerprint(self.path) != self.sha256:
             raise TokenFileError(
                 f"{self.path} is not what {description_path(self.path).name} describes: its bytes "
                 f"have changed; make both anew with tiny-lm prepare"
             )
+
+
+def _fingerprint(path: Path) -> str:
+    import hashlib  # only here and below: it makes `import tiny_llm` 50 ms longer on PyPy
+
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def packed(ids: Iterable[int]) -> bytes:
@@ -150,8 +155,8 @@ def write_tokens(
 ) -> Description:
     """Write both parts, which come in blocks of `packed` ids, and the JSON beside them.
 
-    A crash at any moment but one leaves the old pair or the new one. Between the two renames at the
-    end, the old JSON stands beside the new ids: their sizes differ, or else `verify` finds it.
+    A crash at any moment leaves the old pair or the new one: the new JSON stands ready under a name
+    of its own before the ids take their place, and `open_tokens` puts it beside them if need be.
     Raises ValueError when either part has no pair of tokens, and OSError when a file cannot be
     written; what stood there before is then untouched.
     """
@@ -159,7 +164,7 @@ def write_tokens(
 
     path = Path(os.path.realpath(path))  # through a link to the file that it stands for
     digest, counts = hashlib.sha256(), []
-    with replacing(path, description_path(path)) as (ids, beside):
+    with replacing(_ready(path), path) as (beside, ids):
         for name, blocks in (("training", train), ("validation", val)):
             size = 0
             for block in blocks:
@@ -178,7 +183,21 @@ def write_tokens(
         content = {"format": FORMAT, **dataclasses.asdict(description)}
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(content[key])}" for key in content)
         beside.write(f"{{\n{lines}\n}}\n".encode("ascii"))
+    _ready(path).replace(description_path(path))
     return description
+
+
+def _ready(path: Path) -> Path:
+    """Where the JSON stands that belongs to the ids which are about to be replaced."""
+    return path.with_name(f".{path.name}.json.next")
+
+
+def _finish(path: Path) -> None:
+    """If a crash came between the ids and their JSON, put that in its place, too."""
+    path = Path(os.path.realpath(path))
+    with suppress(TokenFileError, OSError):  # such as that there is none
+        if _described_by(_ready(path), path).sha256 == _fingerprint(path):
+            _ready(path).replace(description_path(path))
 
 
 def _existing_description(path: Path) -> Path:
@@ -193,7 +212,10 @@ def read_description(path: Path) -> Description:
     Raises TokenFileError, with what to do, if there is none or it is none, and OSError if it cannot
     be read.
     """
-    beside = _existing_description(path)
+    return _described_by(_existing_description(path), path)
+
+
+def _described_by(beside: Path, path: Path) -> Description:
     try:
         content = parsed(content_of(beside).decode("utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
@@ -229,6 +251,7 @@ def open_tokens(path: Union[str, Path]) -> TokenFile:
     Raises TokenFileError, with what to do, if it is none, and OSError if it cannot be read.
     """
     path = Path(path)
+    _finish(path)
     file = opened(path, buffering=0)  # contexts lie anywhere, so what is beside one is not needed
     try:
         description = read_description(path)
