@@ -283,9 +283,9 @@ def malicious_recipe(files: Files, rng: random.Random) -> Files:
     return {name: " ".join(words).encode()}
 
 
-# Not too many: training on a text costs what its length and its alphabet ask for.
+# Not too many: a text costs what its length and its alphabet ask for, 5 s at 25 KB.
 PARTS = [
-    EVIL, "\0", "\n" * 1000, "\r\n", "\ufeff", "\u2028", "x" * 2000, " " * 2000, "<|endoftext|>",
+    EVIL, "\0", "\n" * 500, "\r\n", "\ufeff", "\u2028", "x" * 500, " " * 500, "<|endoftext|>",
     "".join(map(chr, range(0x100, 0x180))), "a\u0301" * 100, "\U0010ffff", "ש", "\x85", "%s{}",
 ]  # fmt: skip
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-7", "cp1252"]
@@ -297,7 +297,7 @@ def malicious_text(files: Files, rng: random.Random) -> Files:
     text = files[name].decode()
     for _ in range(rng.choice([1, 1, 3, 10])):
         place = rng.randrange(len(text) + 1)
-        text = text[:place] + rng.choice(PARTS) * rng.choice([1, 1, 10]) + text[place:]
+        text = text[:place] + rng.choice(PARTS) * rng.choice([1, 1, 4]) + text[place:]
     encoding = rng.choice(["utf-8"] * 5 + ENCODINGS)
     return {**files, name: text.encode(encoding, "ignore")}
 

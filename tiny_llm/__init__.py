@@ -5,7 +5,13 @@ what stands above it. Everything else stands in rooms behind it, each a folder. 
 is public, and plugs the rooms' faster product into chapter 3.
 """
 
-from sys import byteorder as _byteorder
+import signal as _signal
+import sys as _sys
+
+_is_command = _sys.argv[0] == "-m" or _sys.argv[0].endswith("tiny-lm")
+if _is_command and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    # Until `cli.main` cares for it, Ctrl-C ends the command without a traceback of its imports.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from tiny_llm.tokenizer import CharTokenizer
 from tiny_llm.batches import Batches, Examples, Windows, split
@@ -23,7 +29,7 @@ from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.fast.products import Chosen as _Chosen
 
-if _byteorder != "little":  # lanes and files count on it, and nobody has asked for the other
+if _sys.byteorder != "little":  # lanes and files count on it, and nobody has asked for the other
     raise ImportError("tiny_llm needs a little-endian machine, and this one is big-endian")
 
 _plug_in(_Chosen("float64"))

@@ -2,7 +2,9 @@
 
 import errno
 import multiprocessing
+import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +15,7 @@ from tiny_llm.cli import main, prepare
 from tiny_llm.files import checkpoint, documents
 from tiny_llm.run import keeping
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 20
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -55,6 +58,26 @@ def test_what_is_ignored_stays_so(monkeypatch):
         assert main(["prepare", "text.txt", "--quiet"]) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("program, is_command", [
+    ("-m", True), ("/usr/bin/tiny-lm", True), ("-c", False), ("app.py", False), ("", False),
+])  # fmt: skip
+def test_ctrl_c_while_a_command_is_loaded_leaves_no_traceback(program, is_command):
+    code = (
+        f"import signal, sys; sys.argv = [{program!r}]; import tiny_llm\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        # A shell's background job ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.stdout == f"{is_command}\n"
 
 
 def slow(*_):

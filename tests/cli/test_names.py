@@ -1,12 +1,14 @@
 """What users name: files that cannot be, values that are no numbers, and what to type next."""
 
+import os
 import shlex
+import time
 from pathlib import Path
 
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.run.errors import UserError, to_type
+from tiny_llm.run.errors import UserError, alone, to_type
 from tiny_llm.run.saved import load_run
 from tiny_llm.run.sources import read_source
 
@@ -157,3 +159,46 @@ def test_a_prompt_that_looks_like_a_flag_is_joined_to_it(capsys):
 def test_to_type():
     assert to_type("train", {"--data": "-"}).endswith(" train --data -")
     assert to_type("train", {"--data": "-a b"}).endswith(" train '--data=-a b'")
+
+
+# ------------------------------------------------------------------------------ two at once
+
+
+WRITING = {
+    "m": ["train", *TINY, "--steps", "2", "-o", "m"],
+    "m.best": ["train", *TINY, "--steps", "2", "-o", "m"],
+    "m.metrics.jsonl": ["train", *TINY, "--steps", "2", "-o", "m"],
+    "p.bin": ["prepare", "text.txt", "-o", "p.bin"],
+    "t.json": ["tokenizer", "train", "--data", "text.txt", "--vocab-size", "260", "-o", "t.json"],
+    "t": ["tokenizer", "train", "--data", "text.txt", "--vocab-size", "260", "-o", "t"],
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+@pytest.mark.parametrize("name", WRITING)
+def test_a_file_that_another_command_is_about_to_write_is_left_to_it(name, capsys):
+    with alone(Path(name)):
+        assert main([*WRITING[name], "--quiet"]) == 1
+    assert error_of(capsys) == (
+        f"tiny-lm: error: another command is about to write {name}; wait for it, or name another "
+        f"file"
+    )
+    assert [path.name for path in Path().iterdir() if path.is_file()] == ["text.txt"]
+    assert main([*WRITING[name], "--quiet"]) == 0
+    assert not [path for path in Path().iterdir() if path.name.endswith(".lock")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked, to die")
+def test_a_command_that_was_killed_is_in_nobodys_way():
+    ready, waiting = os.pipe()
+    child = os.fork()
+    if not child:
+        with alone(Path("m")):
+            os.write(waiting, b"!")
+            time.sleep(600)
+        os._exit(0)
+    os.read(ready, 1)
+    assert train("-o", "m") == 1
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert train("-o", "m") == 0

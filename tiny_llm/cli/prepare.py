@@ -33,7 +33,7 @@ from tiny_llm.files.token_file import (
     read_description,
     write_tokens,
 )
-from tiny_llm.run.errors import UsageError, UserError, check_out, to_type, writing
+from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.text.shown import shown
@@ -125,6 +125,11 @@ def run(args: argparse.Namespace) -> int:
     """Read, split, learn the tokens, encode, write; then print what was written."""
     _check_flags(args)
     _check_out(args.out)
+    with alone(args.out):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     progress = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     texts = _texts(args, progress)
     tokenizer = _tokenizer(args, texts, progress)

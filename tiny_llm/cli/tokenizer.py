@@ -10,9 +10,9 @@ from typing import Any
 from tiny_llm.cli import options as flags
 from tiny_llm.files import atomic, bpe_files
 from tiny_llm.files.token_file import is_token_file
-from tiny_llm.run.errors import UserError, check_out, writing
+from tiny_llm.run.errors import UserError, alone, check_out, writing
 from tiny_llm.run.saved import RUNS
-from tiny_llm.run.texts import read_text
+from tiny_llm.run.texts import Text, read_text
 from tiny_llm.run.tokenizer_files import VOCAB_SIZE, load_tokenizer
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
 from tiny_llm.view.progress import Progress
@@ -86,6 +86,11 @@ def run_train(args: argparse.Namespace) -> int:
         raise UserError(f"{args.data} holds tokens already; give the text that they came from")
     text = read_text(args.data, args.encoding)
     _check_out(args.out)
+    with alone(args.out):
+        return _learn(text, args, style, progress)
+
+
+def _learn(text: Text, args: argparse.Namespace, style: Style, progress: Progress) -> int:
     tokenizer = BPETokenizer.train(text.content, args.vocab_size)
     size, tokens = len(text.content.encode("utf-8")), len(tokenizer.encode(text.content))
     progress.fact(

@@ -15,8 +15,8 @@ from tiny_llm.cli.sample import print_attention, print_sample, prompt_ids
 from tiny_llm.cli.task import print_task
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
-from tiny_llm.run.errors import UsageError, UserError, to_type
-from tiny_llm.run.files import run_files
+from tiny_llm.run.errors import UsageError, UserError, alone, to_type
+from tiny_llm.run.files import RunFiles, run_files
 from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
@@ -100,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
     files = run_files(out, args.metrics)
     files.check(data)
+    with alone(*files):
+        return _run(current, material, args, files)
+
+
+def _run(current: Run, material: Material, args: argparse.Namespace, files: RunFiles) -> int:
+    """Everything from the first line on, while no other command writes these files."""
     style = style_for(sys.stderr, args.color)
     steps = current.options.steps
     progress = Progress(sys.stderr, style, steps, current.step, args.quiet)
@@ -108,13 +114,13 @@ def run(args: argparse.Namespace) -> int:
     save_every = args.save_every or current.options.eval_every
     keeper = Keeper(current, files, save_every, progress.fact, args.resume)
     if current.step == steps or current.is_exhausted:  # nothing left to do, but --out may be new
-        keeper.save(out)
+        keeper.save(files.out)
     else:
         with Interrupt(progress) as interrupt:
             _train(current, material, args, keeper, interrupt, progress)
         if current.step < steps and not current.is_exhausted:
-            where = f"stopped at step {current.step} of {steps}; {out} is saved"
-            progress.note(f"{where}. To go on, type", _resume_command(args, out))
+            where = f"stopped at step {current.step} of {steps}; {files.out} is saved"
+            progress.note(f"{where}. To go on, type", _resume_command(args, files.out))
             return interrupt.code
     _conclude(current, material, args, keeper, progress)
     return 0

@@ -49,6 +49,32 @@ def replace_file(path: Path, parts: list[bytes]) -> None:
         file.writelines(parts)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Within, nobody else is in here with the same path. Raises BlockingIOError if somebody is.
+
+    The lock is the system's, so that it is gone with the process, whatever becomes of that. Where
+    there is none of this kind (Windows), this does nothing.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:
+        yield
+        return
+    path = Path(os.path.realpath(path))
+    mark = path.with_name(f".{path.name}.lock")
+    while True:
+        with mark.open("ab") as file:
+            flock(file, LOCK_EX | LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), mark.stat()):  # else: just removed
+                    try:
+                        yield
+                    finally:
+                        _remove(mark)
+                    return
+
+
 def keep_old(path: Path) -> Optional[Path]:
     """Copy the file at `path` to `path`.bak, which is returned; None if there is no such file.
 

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -80,6 +80,20 @@ def writing(path: Path, left: str = "") -> Iterator[None]:
     except OSError as error:
         reason = f"cannot write {path}: {error.strerror or error}"
         raise UserError(f"{reason}; {left}" if left else reason) from None
+
+
+@contextmanager
+def alone(*paths: Path) -> Iterator[None]:
+    """Within, no other command writes one of these files. Raises UserError if one is about to."""
+    with ExitStack() as locks:
+        for path in paths:
+            try:
+                locks.enter_context(atomic.alone(path))
+            except BlockingIOError:
+                raise UserError(
+                    f"another command is about to write {path}; wait for it, or name another file"
+                ) from None
+        yield
 
 
 def check_out(
