@@ -31,7 +31,7 @@ from tiny_llm.text.tasks import TASKS
 
 VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
-EVALUATIONS_ON_TASK = 5  # as many cases are held out as some steps learn from
+EVALUATIONS_ON_TASK = 3  # each takes as long as several steps
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
 OPTIONS = [name for name in BY_NAME if name not in ("text_sha256", "task")]  # that can be chosen

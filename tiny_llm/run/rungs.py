@@ -39,7 +39,7 @@ RUNGS = {
         options={"optimizer": "sgd", "learning_rate": 0.3, "batch_size": 16},
     ),
     "modern": Rung(
-        ModernLanguageModel, ModernConfig, repeat=20,
+        ModernLanguageModel, ModernConfig, repeat=18,
         options={
             "optimizer": "adamw", "learning_rate": 0.008, "warmup_steps": 100, "batch_size": 4
         },

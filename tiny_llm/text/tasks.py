@@ -74,11 +74,11 @@ def recall(rng: random.Random, alphabet: str, window: int) -> Case:
 
 
 TASKS = {
-    "place": Task(f"the letter {BACK} places back", ascii_lowercase[:16], 16, 200, place),
+    "place": Task(f"the letter {BACK} places back", ascii_lowercase[:16], 16, 150, place),
     "find": Task(
-        "the only capital letter", ascii_lowercase + ascii_lowercase.upper() + "?", 16, 200, find
+        "the only capital letter", ascii_lowercase + ascii_lowercase.upper() + "?", 16, 180, find
     ),
-    "recall": Task("what came behind this letter before", ascii_lowercase[:8], 12, 350, recall),
+    "recall": Task("what came behind this letter before", ascii_lowercase[:8], 12, 320, recall),
 }
 
 
