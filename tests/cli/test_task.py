@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.run.saved import load_run
+from tiny_llm.run.saved import load_run, save_run
 from tiny_llm.text.tasks import TASKS
 from tiny_llm.view.heads import choose_heads, recall
 
@@ -59,6 +59,19 @@ def test_what_no_task_takes_is_refused(flags, message, capsys):
     assert train("recall", "modern", *flags) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_model_that_computes_no_numbers_is_refused(capsys):
+    assert train("find", "attention") == 0
+    run = load_run(Path("runs/attention.safetensors"), to_train=True)
+    run.model.parameters["output.bias"][0] = 1e308
+    run.model.parameters["output.weight"][0] = [1e308] * 53
+    run.model.parameters["hidden.bias"] = [20.0] * 96
+    run.model.parameters["output.weight"][1] = [1e308] * 53
+    save_run(Path("huge"), run)
+    capsys.readouterr()
+    assert main(["eval", "-c", "huge", "--quiet"]) == 1
+    assert "too large" in capsys.readouterr().err
 
 
 def test_eval_without_a_head(capsys):

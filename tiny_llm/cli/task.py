@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.asked import OnlyAsked
 from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import Material
@@ -26,6 +27,7 @@ def print_task(run: Run, material: Material) -> None:
         seen = case.text[: case.asked[0]]
         ids = run.tokenizer.encode(seen)[-run.model.config.context_length :]
         row = run.model.forward([ids])[0][-1]
+        check_finite([row])
         answer = run.tokenizer.decode([row.index(max(row))])
         print(f"{seen:<20}{shown(answer):>12}{case.text[case.asked[0]]:>8}")
     about = TASKS[run.options.task].about
