@@ -63,3 +63,14 @@ def products(monkeypatch):
     for name, multiply in WAYS.items():
         monkeypatch.setitem(WAYS, name, watched(name, multiply))
     return names
+
+
+CATS = "the cat sat on the mat. the dog sat on the log. " * 4
+
+
+@pytest.fixture
+def text_folder(tmp_path, monkeypatch):
+    """An empty folder to work in but for CATS in text.txt."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(CATS, encoding="utf-8")
+    return tmp_path

@@ -6,21 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import CATS
 
 from tiny_llm.cli import main
 from tiny_llm.run.errors import UserError, alone, to_type
 from tiny_llm.run.saved import load_run
 from tiny_llm.run.sources import read_source
 
-TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 TINY = ["--data", "text.txt", "--context-length", "4", "--d-hidden", "4", "-n", "2"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(TEXT, encoding="utf-8")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("text_folder")
 
 
 def train(*flags, steps=2):
@@ -149,7 +145,7 @@ def test_a_prompt_that_no_terminal_takes_is_not_printed_back(prompt, capsys):
 
 
 def test_a_prompt_that_looks_like_a_flag_is_joined_to_it(capsys):
-    Path("text.txt").write_text(TEXT + "-x", encoding="utf-8")
+    Path("text.txt").write_text(CATS + "-x", encoding="utf-8")
     assert train("--prompt=-x") == 0
     words = typed(capsys)
     assert "--prompt=-x" in words

@@ -6,21 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import CATS
 
 from tiny_llm.cli import main
 from tiny_llm.files import checkpoint
 from tiny_llm.run.metrics import read_metrics
 
-TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 RISING = ["--lr", "1.5", "--schedule", "constant", "--batch-size", "2"]
 FLAGS = ["--data", "text.txt", "--context-length", "4", "-n", "1"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(TEXT, encoding="utf-8")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("text_folder")
 
 
 def train(*flags, steps=30):
@@ -129,7 +125,7 @@ def test_the_text_is_not_replaced_by_any_file_of_the_run(capsys):
     words = ["train", "--data", "m.best", *FLAGS[2:], "--steps", "3", "-o", "m"]
     assert main(words) == 1
     assert "m.best is the text itself" in capsys.readouterr().err
-    assert Path("m.best").read_text("utf-8") == TEXT
+    assert Path("m.best").read_text("utf-8") == CATS
 
 
 @pytest.mark.parametrize("path", ["m", "m.best"])
