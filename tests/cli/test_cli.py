@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -452,21 +453,27 @@ def test_a_finished_run_can_be_resumed_into_another_file(text, capsys):
     assert Path("a").read_bytes() == Path("b").read_bytes()
 
 
-def test_two_runs_that_write_the_same_file_do_not_spoil_it(text):
-    words = ["train", "--data", text, "--steps", "150", "--save-every", "1", "-n", "1", "-o", "m"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tiny_llm", *words, *TINY["mlp"], "--seed", seed],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for seed in "12"
-    ]
-    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [
-        0,
-        0,
-    ]
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+def test_a_second_run_of_the_same_name_is_refused_and_the_first_goes_on(text, capsys):
+    words = ["train", "--data", text, "--save-every", "1", "-n", "1", "-o", "m", *TINY["mlp"]]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "tiny_llm", *words, "--steps", "1000000"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while not Path("m").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        assert main([*words, "--steps", "1"]) == 1
+        assert "another command is about to write m" in error_of(capsys)
+        first.terminate()
+        assert b"m is saved" in first.communicate(timeout=60)[1]
+        assert first.returncode == 143
+    finally:
+        first.kill()
+        first.wait()
     assert main(["generate", "--quiet", "-c", "m", "-n", "1"]) == 0
 
 

@@ -76,6 +76,7 @@ def test_the_recipes_are_the_measured_ones():
 
 
 @pytest.mark.slow
+@pytest.mark.listings
 def test_every_command_runs_and_prints_what_is_listed(tmp_path):
     """In order, in a fresh copy; figures may differ a little from machine to machine."""
     shutil.copytree(ROOT / "tiny_llm", tmp_path / "tiny_llm")
