@@ -1,5 +1,7 @@
 """What several test files share: repeatable random examples, and one tiny model of each rung."""
 
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import settings
 
@@ -63,6 +65,22 @@ def products(monkeypatch):
     for name, multiply in WAYS.items():
         monkeypatch.setitem(WAYS, name, watched(name, multiply))
     return names
+
+
+@contextmanager
+def memory_below(limit):
+    """Fails if what is within it has more bytes at once, where Python can tell (PyPy cannot)."""
+    try:
+        import tracemalloc
+    except ImportError:
+        yield
+        return
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
 
 
 CATS = "the cat sat on the mat. the dog sat on the log. " * 4

@@ -3,10 +3,10 @@
 import json
 import math
 import os
-import tracemalloc
 from pathlib import Path
 
 import pytest
+from conftest import memory_below
 
 from tiny_llm.cli import main
 from tiny_llm.files.foreign import content_of, opened, parsed
@@ -32,13 +32,8 @@ def test_numbers_that_are_not_finite_only_where_they_may_be():
     ids=lambda text: f"{text[:6]}... {len(text)}",
 )  # fmt: skip
 def test_immoderate_and_damaged_json_is_a_value_error_and_takes_no_memory(text):
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError):
-            parsed(text)
-        assert tracemalloc.get_traced_memory()[1] < 50_000_000
-    finally:
-        tracemalloc.stop()
+    with memory_below(50_000_000), pytest.raises(ValueError):
+        parsed(text)
 
 
 def test_a_vocabulary_of_a_large_model_is_moderate():

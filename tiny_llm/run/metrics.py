@@ -7,8 +7,8 @@ run takes away what lies behind its checkpoint, and goes on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -84,7 +84,7 @@ def record_of(line: str) -> Optional[dict[str, Any]]:
         return None
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+def _numbered(path: Path) -> Generator[tuple[int, str], None, None]:
     """The lines of the file with their numbers, from 1. One that is too long is a damaged one."""
     number, is_new = 0, True
     with opened(path) as file:
@@ -128,7 +128,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def holds_metrics(path: Path) -> bool:
     """Whether the file is empty, or has a record in it."""
-    return path.stat().st_size == 0 or any(record_of(line) for _, line in _numbered(path))
+    with closing(_numbered(path)) as lines:
+        return path.stat().st_size == 0 or any(record_of(line) for _, line in lines)
 
 
 def _lines_up_to(path: Path, step: int) -> Iterator[str]:
