@@ -262,7 +262,7 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
     ("peak memory, MB", "memory", lambda f: f"{f['peak'] / 1e6:.0f}"),
     *(
         (f"768 x 128 x 512: `{name}`, ns", "ways", _way(name))
-        for name in ("loops", "mapped", "unrolled", "sumprod", "distances", "lanes")
+        for name in ("loops", "mapped", "unrolled", "sumprod", "distances", "lanes", "short-lanes")
     ),
     (
         "writing with the KV cache, tokens per second",

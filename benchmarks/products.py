@@ -26,7 +26,7 @@ SIDES = (4, 8, 16, 32, 64, 128, 256, 768)  # N and M
 INNER = (4, 8, 16, 32, 64, 128, 512)  # K
 LARGEST = 2**26  # multiply-adds of one product
 SMALL = (0, 4, 8, 16, 32, 64, 128)  # constants to try in `rule`
-LANES_FROM = (32, 40, 48, 56, 64, 72, 80, 96, 128, 256)
+LANES_FROM = (4, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 
 
 def grid(quick: bool) -> list[tuple[int, int, int]]:
@@ -56,7 +56,7 @@ def rule(shape: bench.Shape, small: int, lanes_from: int) -> str:
     """The way that `fast/products.py` would take on CPython with these two constants in it."""
     n, k, m = shape
     if n * m >= lanes_from * (n + m):
-        return "lanes"
+        return "short-lanes"
     if ways.HAS_SUMPROD:
         return "sumprod" if min(n, m) <= small else "distances"
     return "unrolled" if k * min(n, m) <= small else "distances"
@@ -83,7 +83,8 @@ def rules(products: list[ProductTimes]) -> list[str]:
     )
     below = "min(n, m)" if ways.HAS_SUMPROD else "k * min(n, m)"
     return [
-        f"{math.exp(loss) - 1:>6.1%} above the fastest: lanes where n * m >= {high} * (n + m), "
+        f"{math.exp(loss) - 1:>6.1%} above the fastest: "
+        f"short-lanes where n * m >= {high} * (n + m), "
         f"{ways.fastest(1, 1, 1)} where {below} <= {small}"
         for loss, small, high in found[:10]
     ]

@@ -10,7 +10,7 @@ The dimension key of the whole project:
     B  sequences in a batch          D  width of the model        V  vocabulary size
     T  positions in one sequence     F  feed-forward width        H  attention heads
     N  rows: positions of all sequences, one after the other      I, O  width in, width out
-    C  context length (rung 1: E embedding width, U hidden units)
+    C  context length (rung 1: E embedding width, U hidden units)    Q, K  queries and keys
 
 Nothing here keeps state or changes what it is given. Rung 1 needs the first part; read the parts of
 rungs 2 and 3 when you come to them.
@@ -250,7 +250,7 @@ def gelu(x: Matrix) -> Matrix:
 
 
 def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
-    """dx = dy (0.5 (1 + t) + 0.5 x (1 - t^2) angle'(x)), t = tanh(angle(x)): the product rule."""
+    """dx = dy (1 + t) (1 + x (1 - t) angle'(x)) / 2, t = tanh(angle(x)), whose slope is 1 - t^2."""
     dx = []
     for drow, row in zip(dy, x):
         dx_row = []
@@ -258,7 +258,7 @@ def gelu_backward(dy: Matrix, x: Matrix) -> Matrix:
             bend = GELU_CUBIC * v * v
             t = math.tanh(GELU_SCALE * v * (1 + bend))
             angle_slope = GELU_SCALE * (1 + 3 * bend)
-            dx_row.append(d * 0.5 * (1 + t + v * (1 - t * t) * angle_slope))
+            dx_row.append(d * 0.5 * (1 + t) * (1 + v * (1 - t) * angle_slope))
         dx.append(dx_row)
     return dx
 

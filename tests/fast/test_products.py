@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from tiny_llm.fast import products as module
+from tiny_llm.fast.lanes import LONG, SHORT, longest, multiply_in_lanes
 from tiny_llm.fast.products import (
     BALANCED,
     EXACT,
-    FACTOR_BITS,
-    LANE_BITS,
-    LONGEST_SUM,
     WAYS,
     combined,
     distances,
     fastest,
     lanes,
+    short_lanes,
     unrolled,
     use,
 )
@@ -40,7 +39,7 @@ EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 EPSILON = 2.0**-52
 SMALLEST = 5e-324
-LARGEST = (1 << FACTOR_BITS) - 1  # the largest factor of the lanes
+LANES = {"lanes": LONG, "short-lanes": SHORT}
 
 
 def flipped(matrix):
@@ -57,6 +56,15 @@ def error(value, row, column):
     return float(abs(Fraction(value) - exact(row, column)))
 
 
+def error_in_lanes(row, column, size):
+    """The most that products of these in lanes of `size` bytes may be away from the exact one."""
+    inner = len(row)
+    while inner > longest(size, inner):  # multiplied in pieces
+        inner = (inner + 1) // 2
+    lengths = math.hypot(*row) * math.hypot(*column)
+    return (2 * math.sqrt(inner) + 1) * lengths / longest(size, inner)
+
+
 def kind(value):
     """A number, or the name of what is none."""
     return "finite" if math.isfinite(value) else repr(value)
@@ -69,8 +77,8 @@ def allowed(way, row, column):
     claimed = 0.0
     if way == "distances":
         claimed = 1e-8 * math.hypot(*row) * math.hypot(*column)
-    elif way == "lanes":
-        claimed = 1.2e-7 * max(map(abs, row)) * max(map(abs, column)) * inner
+    elif way in LANES:
+        claimed = error_in_lanes(row, column, LANES[way])
     # Where the claim itself leaves the range, these two multiply in float64.
     return rounding + (claimed if claimed < 1e300 else 0.0) + 2 * inner * SMALLEST
 
@@ -332,101 +340,111 @@ def test_distances_whose_squares_leave_the_range_are_those_of_floats(size):
 
 # -------------------------------------------------------------------------------------- lanes
 
-
-def test_a_lane_has_room_for_the_longest_sum_of_the_largest_products():
-    extreme = LONGEST_SUM * LARGEST * LARGEST + 1  # 1: what a neighbour borrows
-    assert extreme < 1 << (LANE_BITS - 1)  # of a signed lane
-    assert LONGEST_SUM == 65_536
+EVERY_SIZE = pytest.mark.parametrize("size", [LONG, SHORT])
 
 
-def assert_exact_but_for_a_borrow(value, wanted, parts=1):
-    """For maxima of LARGEST: in each part a negative lane borrows 1 from the next, and no more."""
-    assert abs(value - wanted) <= parts + 1e-15 * abs(wanted)
+def exact_but_for_their_last_bit(row, columns):
+    """A long lane may hold more than the 53 bits of a float."""
+    return [approx(float(exact(row, column)), rel=EPSILON, abs=0) for column in columns]
 
 
-@pytest.mark.parametrize("inner", [LONGEST_SUM - 1, LONGEST_SUM, LONGEST_SUM + 1])
+@EVERY_SIZE
+@pytest.mark.parametrize("inner", [1, 2, 100, 2800])
+def test_the_longest_rows_and_columns_stay_within_their_lane(size, inner):
+    """Rounded up in every number, and side by side; with 1 to spare for the length's rounding."""
+    rounded = longest(size, inner) + math.sqrt(inner) / 2
+    assert rounded * rounded < 2 ** (8 * size - 1)
+    assert rounded < 2**30  # of a factor: one digit of Python's integers
+
+
+@EVERY_SIZE
+@pytest.mark.parametrize("inner", [1, 2, 3, 100, 2841, 2842, 2843, 2844, 5000])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_lanes_at_their_extremes_do_not_disturb_their_neighbours(inner, sign):
-    largest = float(LARGEST)
+def test_lanes_at_their_extremes_do_not_disturb_their_neighbours(size, inner, sign):
+    """Rows and columns as long as they may be, so that their product is the largest of a lane."""
+    pieces = 1 if inner <= longest(size, inner) else 2
+    largest = float(math.isqrt(int(longest(size, inner // pieces) ** 2 / inner * pieces)))
     up, down, zero = [largest] * inner, [-largest] * inner, [0.0] * inner
     alternating = [largest, -largest] * (inner // 2) + [largest] * (inner % 2)
-    last = [*zero[1:], largest]
-    one = [-largest, *zero[2:], 1.0]
-    columns = [zero, down, zero, up, down, last, up, zero, alternating, down, one, up, up, last]
-    (product,) = lanes([[sign * value for value in up]], columns)
-    for value, column in zip(product, columns):
-        parts = 2 if inner > LONGEST_SUM else 1
-        assert_exact_but_for_a_borrow(value, sign * LARGEST * sum(column), parts)
+    first, last = [largest, *zero[1:]], [*zero[1:], -largest]
+    columns = [zero, down, zero, up, down, last, up, zero, alternating, down, first, up, up, last]
+    rows = [[sign * x for x in up], zero, alternating]
+    product = multiply_in_lanes(rows, columns, size)
+    for values, row in zip(product, rows):
+        assert values == exact_but_for_their_last_bit(row, columns)
 
 
-def test_the_largest_sums_of_two_rows_with_alternating_signs():
-    inner = LONGEST_SUM
-    even = [1.0, -1.0] * (inner // 2)
-    odd = [-1.0, 1.0] * (inner // 2)
-    n = float(inner)
-    wanted = [[n, -n, n], [-n, n, -n]]
-    assert lanes([even, odd], [even, odd, even]) == [approx(row, rel=1e-15) for row in wanted]
+@given(
+    matrices=factors(st.integers(-800, 800).map(float), smallest=1),
+    size=st.sampled_from([LONG, SHORT]),
+    power=st.integers(-400, 400),
+)
+def test_whole_numbers_that_fit_are_multiplied_without_any_rounding(matrices, size, power):
+    rows, columns = ([[math.ldexp(x, power) for x in row] for row in m] for m in matrices)
+    for values, row in zip(multiply_in_lanes(rows, columns, size), rows):
+        assert values == exact_but_for_their_last_bit(row, columns)
 
 
-def test_the_error_of_the_lanes_comes_close_to_its_bound_and_stays_below():
-    """Every factor but one lies in the middle between two whole units, and is rounded down."""
-    middle = [float(LARGEST), *[LARGEST - 0.5] * 999]
-    assert LARGEST % 2 == 1  # round() goes to the even one
-    worst = LARGEST * LARGEST * len(middle)  # row maximum x column maximum x inner length
-    columns = [middle, [-x for x in middle]]
-    for value, column in zip(lanes([middle], columns)[0], columns):
-        assert 1.15e-7 < error(value, middle, column) / worst < 1.2e-7
+@EVERY_SIZE
+def test_the_error_in_lanes_comes_near_its_bound(size):
+    """Every number lies nearly in the middle between two whole ones, so all are rounded alike."""
+    inner = 400
+    limit = longest(size, inner)
+    middle = math.floor(limit / math.sqrt(inner) / 1.9) + 0.4999
+    row = [middle] * inner
+    (((value,),),) = (multiply_in_lanes([row], [row], size),)
+    away = error(value, row, row)
+    assert 0.4 < away / error_in_lanes(row, row, size) < 1
 
 
-@pytest.mark.parametrize("above", [0.01, 0.49, 0.51, 0.99])
-def test_lanes_round_rows_and_columns_to_the_nearest_unit(above):
-    row, middle = ([float(LARGEST), *[LARGEST - x] * 99] for x in (1 - above, 0.5))
-    worst = 1.2e-7 * LARGEST * LARGEST * len(row)
-    assert error(lanes([row], [middle])[0][0], row, middle) < worst
-    assert error(lanes([middle], [row])[0][0], row, middle) < worst
-
-
-@given(seed=st.integers(0, 9999), power=st.integers(-130, 130), k=st.integers(1, 200))
-def test_the_error_of_the_lanes_stays_below_its_bound(seed, power, k):
-    (row,), columns = matrices(1, k, 3, random.Random(seed), 3)
+@given(
+    seed=st.integers(0, 9999),
+    power=st.integers(-130, 130),
+    k=st.integers(1, 200) | st.integers(2500, 6000),
+    size=st.sampled_from([LONG, SHORT]),
+)
+@settings(max_examples=30)
+def test_the_error_in_lanes_stays_below_its_bound(seed, power, k, size):
+    (row,), columns = matrices(1, k, 3, random.Random(seed), 1)
     row = [x * 10.0**power for x in row]
-    for value, column in zip(lanes([row], columns)[0], columns):
-        bound = 1.2e-7 * max(map(abs, row)) * max(map(abs, column)) * k
-        assert error(value, row, column) <= bound
+    for value, column in zip(multiply_in_lanes([row], columns, size)[0], columns):
+        assert error(value, row, column) <= error_in_lanes(row, column, size)
 
 
-@given(matrices=factors(st.integers(-LARGEST, LARGEST).map(float), smallest=1))
-def test_whole_units_are_multiplied_without_rounding(matrices):
-    rows, columns = ([[*row, float(LARGEST)] for row in matrix] for matrix in matrices)
-    for result, row in zip(lanes(rows, columns), rows):
-        for value, column in zip(result, columns):
-            assert_exact_but_for_a_borrow(value, float(exact(row, column)))
-
-
-@given(matrices=factors(MODERATE, longest=13, smallest=1))
-def test_products_that_are_split(matrices):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LONGEST_SUM", 4)
-        assert_like_the_loops("lanes", *matrices)
+@EVERY_SIZE
+@pytest.mark.parametrize("above", [0.01, 0.49, 0.51, 0.99])
+def test_numbers_are_rounded_to_the_nearest_whole_one(size, above):
+    row = [700.0, 500 + above]
+    half = 0.5 / 2.0 ** math.floor(math.log2(longest(size, 2) / math.hypot(*row)))
+    for value in multiply_in_lanes([row], [[0.0, 1.0]], size)[0] + [
+        line[0] for line in multiply_in_lanes([[0.0, 1.0]], [row], size)
+    ]:
+        assert abs(value - row[1]) <= half
 
 
 @given(matrices=factors(MODERATE, NOT_FINITE, longest=13, smallest=1))
-def test_nan_and_infinity_in_one_part_of_a_split_product(matrices):
+@pytest.mark.parametrize("way", LANES)
+def test_products_that_are_split(way, matrices):
+    def short(size, inner, longest=longest):
+        return longest(size, inner) if inner <= 4 else 0.0
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LONGEST_SUM", 4)
-        assert_like_the_loops("lanes", *matrices)
+        patch.setattr("tiny_llm.fast.lanes.longest", short)
+        patch.setitem(globals(), "longest", short)
+        assert_like_the_loops(way, *matrices)
 
 
+@pytest.mark.parametrize("way", LANES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, SMALLEST, 1e-160, 1e160, -1.7e308])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_what_a_lane_cannot_hold_is_multiplied_by_floats(bad, place):
+def test_what_a_lane_cannot_hold_is_multiplied_by_floats(way, bad, place):
     rows, columns = [[0.25, 0.5, -1.0], [1.0, 1 / 3, 0.0]], [[1 / 7, -2.0, 3.0]]
     rows[1][place] = bad
     if abs(bad) < 1e-150:  # of these the row must have no larger one
         rows[1] = [bad if k == place else 0.0 for k in range(3)]
     wanted = WAYS[EXACT](rows, columns)
-    assert repr(lanes(rows, columns)) == repr(wanted)
-    assert repr(lanes(columns, rows)) == repr([list(row) for row in zip(*wanted)])
+    assert repr(WAYS[way](rows, columns)) == repr(wanted)
+    assert repr(WAYS[way](columns, rows)) == repr([list(row) for row in zip(*wanted)])
 
 
 # ---------------------------------------------------------------------------------- which way
@@ -503,7 +521,7 @@ def test_the_fastest_way_is_one_of_the_ways_and_always_the_same(pypy, shape):
 
 
 def test_float64_is_one_of_the_ways_that_exchange_nothing():
-    assert WAYS[EXACT] not in (distances, lanes)
+    assert WAYS[EXACT] not in (distances, lanes, short_lanes)
 
 
 def test_float64_names_the_exact_one(products):

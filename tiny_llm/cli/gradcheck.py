@@ -9,6 +9,7 @@ from typing import Any
 from tiny_llm.cli import options as flags
 from tiny_llm.fast.products import use
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, check_model
+from tiny_llm.run.errors import UsageError
 from tiny_llm.run.rungs import RUNGS, build_config
 from tiny_llm.run.texts import DEFAULT_PROMPT
 from tiny_llm.tokenizer import CharTokenizer
@@ -61,6 +62,8 @@ def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> boo
     model = RUNGS[name].model(config, seed=seed)
     ids = tokenizer.encode(prompt)
     way = flags.chosen_matmul(args.matmul, "float64")
+    if way == "short-lanes":
+        raise UsageError("short-lanes round to about 3 digits, too few to check slopes by")
     length = config.context_length
     contexts = [ids[:length], ids[-length // 2 :]]  # a whole window, and a shorter one
     sizes = ", ".join(f"{size} {getattr(config, size)}" for size in RUNGS[name].sizes)

@@ -1,0 +1,130 @@
+"""A whole row of a product at once: its numbers side by side in one big integer.
+
+    columns   -10    3   12   ->   ..|-10|..3|.12|   one integer for each k, a lane for each column
+    row         7                  * 7               one multiplication in C
+              -70   21   84        + those of the other k, one addition in C each
+
+A Python integer has as many bits as it needs, so it can hold M numbers in lanes of so many bytes.
+Multiplied by a small integer, every lane is multiplied; added to another, every lane is added, and
+both run in C. So row i of a product is the sum over k of (integer i, k) * (all of b's row k).
+
+The width of a lane is the price of a multiply-add, as it is in a processor: `LONG` lanes hold about
+what float64 would need for single precision, `SHORT` ones what bfloat16 products keep. (Mixed
+precision: Micikevicius et al., 2018. Products are rounded; weights, moments and sums are not.)
+
+What fits? Rows and columns are first scaled to whole numbers of a length that is chosen by the
+width. No sum of products is greater than |row| |column| (Cauchy and Schwarz), so none leaves its
+lane however long it is, and no number needs to be as small as the worst case would have it.
+The scales are powers of two: they round nothing, and whole numbers that fit come out exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from operator import add, mul
+
+from tiny_llm.matmul import Matrix, Rows, Vector
+
+LONG, MIDDLE, SHORT = 8, 4, 3  # bytes of a lane
+# Adding 1.5 * 2^52 to a float below 2^51 rounds it to a whole number n and leaves n itself in the
+# low bits of the sum (negative ones as their complement): floats become integers without leaving C.
+ROUNDER = 1.5 * 2.0**52
+
+
+def longest(size: int, inner: int) -> float:
+    """How long a row or column of `inner` whole numbers may be for lanes of `size` bytes.
+
+    The product of two such lengths must stay below half of 2^(8 size), since lanes have a sign, and
+    a factor below 2^30, one digit of Python's integers. Rounding K numbers by at most 1/2 each
+    makes a row longer by at most sqrt(K) / 2; a unit is left for the rounding of the length itself.
+    """
+    return min(math.sqrt(2.0 ** (8 * size - 1)), 2.0**30) - math.sqrt(inner) / 2 - 1
+
+
+def multiply_in_lanes(rows: Rows, columns: Rows, size: int) -> Matrix:
+    """Each row with each column, in lanes of `size` bytes: N x K, M x K -> N x M.
+
+    The error is below (2 sqrt(K) + 1) |row| |column| / `longest`. Raises OverflowError for rows of
+    a length beyond 1e150, below 1e-150, or that is none because of an infinity or NaN.
+    """
+    if len(columns) < len(rows):  # fewer and longer integers
+        return list(map(list, zip(*multiply_in_lanes(columns, rows, size))))
+    inner = len(columns[0])
+    limit = longest(size, inner)
+    if inner > limit:  # rounding would take up what it may be
+        half = inner // 2
+        halves = [multiply_in_lanes([r[s] for r in rows], [c[s] for c in columns], size)
+                  for s in (slice(half), slice(half, None))]  # fmt: skip
+        return [list(map(add, *lines)) for lines in zip(*halves)]
+    scales = _scales(columns, limit)
+    units = _inverses(scales)
+    sums = sums_in_lanes(rows, limit, packed(columns, scales, size), len(columns), size)
+    return [[value * unit * other for value, other in zip(row, units)] for row, unit in sums]
+
+
+def sums_in_lanes(
+    rows: Rows, limit: float, columns: list[int], count: int, size: int
+) -> Iterator[tuple[memoryview, float]]:
+    """Each row, rounded to a length of `limit`, with `count` columns that were packed before.
+
+    N x K, K integers -> N times the sums in its lanes, and the unit that they count.
+    """
+    inner, scales = len(columns), _scales(rows, limit)
+    factors = _rounded(rows, scales)
+    totals = [
+        sum(map(mul, factors[row * inner : (row + 1) * inner], columns)) for row in range(len(rows))
+    ]
+    return zip(_cut(totals, count, size), _inverses(scales, 1 / 256 ** (-size % 4)))
+
+
+def _scales(rows: Rows, limit: float) -> Vector:
+    """The power of two that makes each row nearly as long as the limit; 0 for a row of zeros."""
+    lengths = [math.hypot(*row) for row in rows]
+    if not all(1e-150 < length < 1e150 for length in lengths if length):
+        raise OverflowError("no lane can hold these numbers")
+    return [2.0 ** (math.frexp(limit / x)[1] - 1) if x else 0.0 for x in lengths]
+
+
+def _inverses(scales: Vector, unit: float = 1.0) -> Vector:
+    return [unit / scale if scale else 0.0 for scale in scales]
+
+
+def _rounded(rows: Rows, scales: Vector) -> array[int]:
+    """Every number of one row after the other as a whole number below 2^31."""
+    halves = array("d", [value * s + ROUNDER for row, s in zip(rows, scales) for value in row])
+    return array("i", halves.tobytes())[::2]  # the lower ones
+
+
+def packed(columns: Rows, scales: Vector, size: int) -> list[int]:
+    """M columns of K numbers -> K big integers, each with one row's M numbers in its lanes."""
+    middle = ROUNDER + 2.0 ** (8 * min(size, 4) - 1)  # so that no lane is negative yet
+    scaled = [[value * s + middle for value in c] for c, s in zip(columns, scales)]
+    doubles = b"".join([array("d", row).tobytes() for row in zip(*scaled)])
+    lanes, width = bytearray(len(doubles) // 8 * size), size * len(columns)
+    for byte in range(size):
+        lanes[byte::size] = doubles[byte::8]
+    middles = int.from_bytes(array("d", [middle]).tobytes()[:size] * len(columns), "little")
+    return [
+        int.from_bytes(lanes[start : start + width], "little") - middles
+        for start in range(0, len(lanes), width)
+    ]
+
+
+def _cut(totals: list[int], count: int, size: int) -> list[memoryview]:
+    """Each total -> the numbers in its `count` lanes, times 2^8 for each byte below 4.
+
+    A negative lane has borrowed 1 from the next. Half of a lane's range added to all makes them
+    positive; taken off again by exclusive or, which borrows nothing, leaves each as its complement.
+    """
+    half = int.from_bytes((bytes(size - 1) + b"\x80") * count, "little")
+    lanes = b"".join([((x + half) ^ half).to_bytes(size * count, "little") for x in totals])
+    spare = -size % 4
+    if spare:  # there is no array of such numbers; as the upper bytes of wider ones, with the sign
+        wide = bytearray(len(lanes) // size * (size + spare))
+        for byte in range(size):
+            wide[byte + spare :: size + spare] = lanes[byte::size]
+        lanes = bytes(wide)
+    numbers = memoryview(lanes).cast("i" if size <= 4 else "q")
+    return [numbers[start : start + count] for start in range(0, len(numbers), count)]
