@@ -16,7 +16,7 @@ from tiny_llm import __version__
 from tiny_llm.cli.interrupt import Stopped, on_signals, stop
 from tiny_llm.cli.options import Parser
 from tiny_llm.cli.recipes import with_recipe
-from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.errors import UsageError, UserError, program
 from tiny_llm.text.shown import shown
 from tiny_llm.training import Diverged
 from tiny_llm.view.terminal import tell
@@ -30,6 +30,7 @@ COMMANDS = {
         "tokenizer",
         "learn longer tokens from a text (train), see how a text becomes tokens (show)",
     ),
+    "quantize": ("quantize", "write a saved model with int8 weights, an eighth of the size"),
     "prepare": ("prepare", "turn texts of any size into a file of token ids to train on"),
     "trace": ("trace", "one training step with its real numbers, from text to updated weight"),
     "attention": ("attention", "show what each attention head of a saved model reads from"),
@@ -60,7 +61,11 @@ def _main(argv: Optional[Sequence[str]]) -> int:
     try:
         words = with_recipe(arguments)
         try:
-            args = _parser(arguments).parse_args(words)
+            args, unknown = _parser(arguments).parse_known_args(words)
+            if unknown:
+                of = next(filter(COMMANDS.__contains__, words))
+                what = shown(" ".join(unknown))
+                raise UsageError(f"unrecognized arguments: {what} (see {program()} {of} --help)")
         except UsageError as error:
             if words == arguments:
                 raise
@@ -90,9 +95,9 @@ def _main(argv: Optional[Sequence[str]]) -> int:
 def _parser(arguments: list[str]) -> Parser:
     """The command line. Only a command that the arguments name is complete."""
     parser = Parser(
-        prog="tiny-lm",
+        prog=program(),
         description="Language models in plain Python, every moving part in sight.",
-        epilog="Start with: tiny-lm train",
+        epilog=f"Start with: {program()} train",
     )
     parser.add_argument("--version", action="version", version=f"tiny-llm-demo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -10,6 +10,7 @@ from typing import Optional
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.task import print_task
+from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
@@ -20,6 +21,7 @@ from tiny_llm.text.corpus import Corpus, Spread
 from tiny_llm.text.shown import shown
 from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
+from tiny_llm.view.terminal import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
+    flags.add_int8(parser)
     flags.add_data(parser)
     parser.add_argument(
         "--without-head",
@@ -60,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
             switch_off(current.model, *head)
     except ValueError as error:
         raise UserError(str(error)) from None
+    exact = dict(current.model.parameters)
+    if args.int8:
+        quantize(current.model)
     is_task = options.task and not args.data
     source = read_source(TASK + options.task if is_task else args.data, args.encoding)
     try:
@@ -73,17 +79,28 @@ def run(args: argparse.Namespace) -> int:
         is_own = source.sha256 == options.text_sha256
         raise UserError(f"{'' if is_own else other}{error}") from None
     if material and material.task:
-        print_task(current, material)
+        print_task(current, material, _without(args.without_head))
         return 0
-    unit = tokenizer.unit + "s"
-    print(f"{'':<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
+    if not (material or args.data):
+        tell(f"{source.name} is not the text that it was trained on; --data names one")
+    unit, without = tokenizer.unit + "s", _without(args.without_head)
+    print(f"{without:<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
     if material:
         _print_own(material, current)
     else:
         _print_part(f"{source.name}{source.what_is_measured}", held_out, current)
+    if args.int8:
+        current.model.parameters = exact
+        name = "validation part" if material else source.name
+        _print_part(f"{name}, not rounded", held_out, current)
     guess = guessing_loss(tokenizer.vocab_size)
     _print_row("guessing", "", guess, _ratio(held_out, current))
     return 0
+
+
+def _without(heads: list[tuple[int, int]]) -> str:
+    """Which heads are off, as the table says it."""
+    return "".join(f"without head {layer}.{head} " for layer, head in heads)
 
 
 def _print_own(material: Material, current: Run) -> None:

@@ -6,8 +6,9 @@ import argparse
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
+from tiny_llm.fast.packed import quantize
 from tiny_llm.run.errors import UserError, program
-from tiny_llm.run.saved import LEFT_OUT, Run, load_run, newest_checkpoint
+from tiny_llm.run.saved import LEFT_OUT, Run, is_packed, load_run, newest_checkpoint
 from tiny_llm.text.shown import shown
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.terminal import tell
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Continue a prompt with a saved model."
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
+    flags.add_int8(parser)
     flags.add_sampling(parser)
     flags.add_seed(parser)
     flags.add_display(parser)
@@ -26,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the prompt and its continuations."""
     current = open_checkpoint(args)
+    if args.int8:
+        quantize(current.model)
     try:
         current.tokenizer.encode(args.stop or "")
     except ValueError as error:
@@ -44,7 +48,8 @@ def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     path = flags.checkpoint_of(args) or newest_checkpoint()
     current = load_run(path, to_train)
     if not args.quiet:
-        tell(f"{path}: {current.rung}, step {current.step}")
+        kind = ", int8 weights" if is_packed(current.model) else ""
+        tell(f"{path}: {current.rung}, step {current.step}{kind}")
         if current.unknown:
             tell(LEFT_OUT + ", ".join(map(shown, current.unknown)))
     return current

@@ -383,6 +383,13 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_int8(parser: argparse.ArgumentParser) -> None:
+    """--int8."""
+    parser.add_argument(
+        "--int8", action="store_true", help="round the weights to one byte each: faster, for little"
+    )
+
+
 def checkpoint_of(args: argparse.Namespace) -> Optional[Path]:
     """The saved model that is named, if one is. Raises UsageError if two are."""
     bare: Optional[Path] = getattr(args, "model_file", None)

@@ -1,12 +1,13 @@
 """A model as one file that nothing can execute: safetensors.
 
-    8 bytes: length of the header | header: JSON | tensors: raw float64, one after the other
+    8 bytes: length of the header | header: JSON | tensors: raw numbers, one after the other
 
 Python's own pickle is shorter to use, but loading one runs whatever code it names. Here is a table
 and numbers, nothing else: the header says where each tensor lies, and carries one JSON string of
 metadata. The format is that of https://github.com/huggingface/safetensors, so other tools open the
-file, while the standard library is enough to write it. Numbers are stored as they are, as F64. A
-SHA-256 of the content travels along, so that a damaged file is refused instead of loaded.
+file, while the standard library is enough to write it. Numbers are stored as they are, as F64;
+those of a packed matrix as I8, with a tensor for their scales. A SHA-256 of the content travels
+along, so that a damaged file is refused instead of loaded.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Union
 
+from tiny_llm.fast.packed import Packed, is_table
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files.atomic import replace_file
 from tiny_llm.files.foreign import content_of, parsed
@@ -26,6 +28,8 @@ from tiny_llm.model import Parameters, Tensor, rows_of
 from tiny_llm.text.shown import shown
 
 METADATA = "tiny_llm"  # the key of the JSON string in the header's own `__metadata__`
+BYTES = {"F64": 8, "I8": 1}  # of a number; the wider ones come first, so that all are aligned
+SCALES = ".scales"  # ends the name of the tensor with the scales of a packed matrix
 
 
 class CheckpointError(ValueError):
@@ -48,10 +52,10 @@ def save(path: Path, tensors: Parameters, metadata: dict[str, Any]) -> None:
     table: dict[str, Any] = {}
     blocks: dict[str, bytes] = {}
     end = 0
-    for name, tensor in tensors.items():
-        blocks[name] = _to_bytes(name, tensor)
+    for name, dtype, tensor in sorted(_plain(tensors), key=lambda entry: -BYTES[entry[1]]):
+        blocks[name] = tensor.numbers.tobytes() if dtype == "I8" else _to_bytes(name, tensor)
         begin, end = end, end + len(blocks[name])
-        table[name] = {"dtype": "F64", "shape": list(shape(tensor)), "data_offsets": [begin, end]}
+        table[name] = {"dtype": dtype, "shape": list(shape(tensor)), "data_offsets": [begin, end]}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     own = {METADATA: text, "sha256": _digest(text, table, blocks)}
     header = json.dumps({"__metadata__": own, **table}, separators=(",", ":")).encode()
@@ -76,9 +80,14 @@ def load(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Check
             raise CheckpointError("its content does not match its checksum")
         metadata = _json_object(own[METADATA])
         tensors = {
-            name: _from_bytes(name, entry["shape"], blocks[name])
+            name: _from_bytes(name, entry, blocks[name])
             for name, entry in table.items()
             if wanted(name)
+        }
+        tensors = {
+            name: _packed(name, tensor, tensors, table)
+            for name, tensor in tensors.items()
+            if not _are_scales(name, tensors)
         }
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint of tiny-lm: {error}") from None
@@ -95,10 +104,13 @@ def _to_bytes(name: str, tensor: Tensor) -> bytes:
     return numbers.tobytes()
 
 
-def _from_bytes(name: str, shape: list[int], block: memoryview) -> Tensor:
-    """The inverse of `_to_bytes`."""
-    numbers = array("d")
+def _from_bytes(name: str, entry: dict[str, Any], block: memoryview) -> Any:
+    """The numbers of a tensor as lists, or those of a packed matrix as they are."""
+    shape, is_int8 = entry["shape"], entry["dtype"] == "I8"
+    numbers = array("b" if is_int8 else "d")
     numbers.frombytes(block)
+    if is_int8:
+        return numbers
     if not all(map(math.isfinite, numbers)):
         raise CheckpointError(f"{shown(name)} holds a number that is not finite")
     if len(shape) == 1:
@@ -107,13 +119,38 @@ def _from_bytes(name: str, shape: list[int], block: memoryview) -> Tensor:
     return [numbers[i * columns : (i + 1) * columns].tolist() for i in range(rows)]
 
 
+def _plain(tensors: Parameters) -> Iterator[tuple[str, str, Any]]:
+    """The name, the type and the content of every tensor that is written."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Packed):
+            yield name, "I8", tensor
+            yield name + SCALES, "F64", tensor.scales
+        else:
+            yield name, "F64", tensor
+
+
+def _are_scales(name: str, tensors: Mapping[str, Any]) -> bool:
+    return name.endswith(SCALES) and isinstance(tensors.get(name[: -len(SCALES)]), array)
+
+
+def _packed(name: str, tensor: Any, tensors: Mapping[str, Any], table: dict[str, Any]) -> Any:
+    """The tensor, or a packed matrix of it and its scales."""
+    if not isinstance(tensor, array):
+        return tensor
+    scales: list[float] = tensors.get(name + SCALES, [])
+    if len(table[name]["shape"]) != 2 or [len(scales)] != table[name]["shape"][:1]:
+        raise CheckpointError(f"{shown(name)} has no scale for each of its rows")
+    return Packed(tensor, scales, is_table(name))
+
+
 def _digest(
     text: str, table: dict[str, Any], blocks: Mapping[str, Union[bytes, memoryview]]
 ) -> str:
     """SHA-256 of the metadata, and of the name, the shape and the numbers of each tensor."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for name in sorted(table):
-        digest.update(json.dumps([name, table[name]["shape"]]).encode())
+        dtype = [] if table[name]["dtype"] == "F64" else [table[name]["dtype"]]
+        digest.update(json.dumps([name, table[name]["shape"], *dtype]).encode())
         digest.update(blocks[name])
     return digest.hexdigest()
 
@@ -158,11 +195,12 @@ def _blocks(table: dict[str, Any], body: memoryview) -> dict[str, memoryview]:
             shape = entry["shape"]
             if not 1 <= len(shape) <= 2 or not all(type(n) is int and n > 0 for n in shape):
                 raise CheckpointError(f"tensor {shown(repr(name))} is not a vector or a matrix")
-            begin, end = end, end + 8 * math.prod(shape)
-            if entry != {"dtype": "F64", "shape": shape, "data_offsets": [begin, end]}:
-                raise CheckpointError(
-                    f"tensor {shown(repr(name))} is not F64, or not where it should be"
-                )
+            dtype = entry["dtype"]
+            if dtype not in BYTES:
+                raise CheckpointError(f"tensor {shown(repr(name))} is neither F64 nor I8")
+            begin, end = end, end + BYTES[dtype] * math.prod(shape)
+            if entry != {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}:
+                raise CheckpointError(f"tensor {shown(repr(name))} is not where it should be")
             blocks[name] = body[begin:end]
     except (TypeError, KeyError):
         raise CheckpointError("its table of tensors is none") from None

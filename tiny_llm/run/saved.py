@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from tiny_llm.fast.packed import Packed
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
+from tiny_llm.files.atomic import backups
 from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import Optimizer
@@ -60,6 +62,11 @@ class Run:
         return self.step - best.step >= options.patience * options.eval_every
 
 
+def is_packed(model: LanguageModel) -> bool:
+    """Whether its matrices are int8 numbers."""
+    return any(isinstance(tensor, Packed) for tensor in model.parameters.values())
+
+
 def save_run(path: Path, run: Run) -> None:
     """Write the run to a checkpoint. Raises as `checkpoint.save` does."""
     moments = {MOMENT + name: moment for name, moment in run.optimizer.state.items()}
@@ -88,19 +95,33 @@ def load_run(path: Path, to_train: bool = False) -> Run:
             path, wanted=lambda name: to_train or not name.startswith(MOMENT)
         )
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}; train one with: {making(path)}") from None
+        raise UserError(f"there is no checkpoint {path}; {instead(path)}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except CheckpointError as error:
         raise UserError(str(error)) from None
     try:
-        return _run_from(tensors, metadata, to_train)
+        run = _run_from(tensors, metadata, to_train)
     except KeyError as error:
         name = shown(error)
         raise UserError(f"{path} does not hold a run of this version: no {name}") from None
     except (ValueError, TypeError, AttributeError) as error:
         problem = shown(error, LONGEST_MESSAGE // 2)
         raise UserError(f"{path} does not hold a run of this version: {problem}") from None
+    if to_train and is_packed(run.model):
+        raise UserError(
+            f"{path} has int8 weights, which are read and not trained; "
+            f"take the checkpoint that it was made of"
+        )
+    return run
+
+
+def instead(path: Path) -> str:
+    """What to do about a checkpoint that is not there: take one that is, or make it."""
+    for other in (path.with_name(path.name + ".safetensors"), backups(path)[0]):
+        if other and other.is_file():
+            return f"{other} is one, though"
+    return f"train one with: {making(path)}"
 
 
 def making(path: Path) -> str:
@@ -140,7 +161,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
         raise ValueError(f"it is at step {shown(repr(step))} of {last}")
     optimizer = build_optimizer(options)
     optimizer.steps = step
-    if to_train:
+    if to_train and not is_packed(model):
         moments = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
         optimizer.state = _checked_moments(optimizer, moments, parameters)
     best = _best_from(metadata["best"])

@@ -17,8 +17,11 @@ def switch_off(model: LanguageModel, layer: int, head: int) -> None:
     if one_layer not in model.parameters:
         name = f"h.{layer - 1}.attn.c_proj.weight"
     if name not in model.parameters or not 1 <= head <= heads:
-        raise ValueError(f"the model has no attention head {layer}.{head}")
-    rows = model.parameters[name]
+        last = f"; its last is {getattr(model.config, 'n_layers', 1)}.{heads}"
+        has_some = any("query" in name or "attn" in name for name in model.parameters)
+        problem = f"the model has no attention head {layer}.{head}"
+        raise ValueError(problem + (last if has_some else ", nor any other"))
+    rows = model.parameters[name] = list(model.parameters[name])  # int8 weights as floats
     width = len(rows) // heads
     for row in rows[(head - 1) * width : head * width]:
         row[:] = [0.0] * len(row)
