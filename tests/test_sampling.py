@@ -16,7 +16,9 @@ from tiny_llm.sampling import slide
 
 
 def probabilities_of(logits, *chosen, **named):
-    return Sampling(*chosen, **named).probabilities(logits)
+    kept = Sampling(*chosen, **named).probabilities(logits)
+    assert kept.keys() <= set(range(len(logits)))
+    return [kept.get(token, 0.0) for token in range(len(logits))]
 
 
 LOGITS = [math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]
@@ -118,11 +120,11 @@ options = st.tuples(st.floats(0.01, 5), st.integers(0, 10), st.floats(0.01, 1))
 def test_whatever_is_kept_are_probabilities_of_the_likeliest(logits, chosen):
     temperature, top_k, top_p = chosen
     probabilities = probabilities_of(logits, temperature, top_k, top_p)
-    kept = [logit for logit, p in zip(logits, probabilities) if p > 0]
+    tempered = softmax([logit / temperature for logit in logits])
+    kept = [weight for weight, p in zip(tempered, probabilities) if p > 0]
     assert sum(probabilities) == approx(1)
     assert 1 <= len(kept) <= (top_k or len(logits))
-    assert max(kept) == max(logits)
-    tempered = softmax([logit / temperature for logit in logits])
+    assert max(kept) == max(tempered)
     ranked = sorted(zip(tempered, probabilities), reverse=True)
     assert all(low[1] <= high[1] * (1 + 1e-9) for high, low in zip(ranked, ranked[1:]))
 
@@ -291,3 +293,19 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say(chosen):
     assert chi_square(draws, expected) < 16  # exceeded once in 1000 by chance, with 3 degrees
     if chosen != (1.0, 0, 1.0):  # and the measure tells the two apart
         assert chi_square(draws, probabilities_of(LOGITS)) > 100
+
+
+def test_of_a_large_vocabulary_top_p_keeps_what_sorting_all_of_it_keeps():
+    rng = Random(0)
+    for spread in 0.1, 1, 4, 30:
+        logits = [rng.gauss(0, spread) for _ in range(3000)]
+        weights = softmax(logits)
+        ranked = sorted(range(3000), key=lambda token: -weights[token])
+        for top_p in 0.1, 0.5, 0.9, 0.999:
+            reached = fewest = 0
+            while reached < top_p:
+                reached += weights[ranked[fewest]]
+                fewest += 1
+            kept = Sampling(top_p=top_p).probabilities(logits)
+            assert list(kept) == ranked[:fewest]
+            assert sum(kept.values()) == approx(1)

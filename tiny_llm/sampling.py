@@ -9,8 +9,11 @@ this chapter you have read a complete one, from the text to the sample.
 """
 
 import random
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
+from itertools import accumulate
 from typing import Callable, Optional
 
 from tiny_llm.layers import softmax
@@ -20,10 +23,10 @@ from tiny_llm.model import LanguageModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from the model's probabilities. temperature divides the logits: below 1 the
-    likely tokens become likelier, at 0 the likeliest takes all (greedy). top_k keeps the k
-    likeliest tokens (0: all; Fan et al., 2018), then top_p the fewest of these that together have
-    at least probability p (1: all; Holtzman et al., 2020). Raises ValueError for nonsense."""
+    """How to draw. temperature divides the logits: below 1 the likely tokens become likelier, at 0
+    the likeliest takes all (greedy). top_k keeps the k likeliest (0: all; Fan et al., 2018), then
+    top_p the fewest of these that together have at least probability p (1: all; Holtzman et al.,
+    2020). Raises ValueError for nonsense."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -33,27 +36,26 @@ class Sampling:
         if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise ValueError(f"{self}: temperature and top_k must be >= 0, and 0 < top_p <= 1")
 
-    def probabilities(self, logits: Vector) -> Vector:
-        """The distribution that the next token is drawn from: V logits -> V probabilities."""
-        ranked = sorted(range(len(logits)), key=lambda token: -logits[token])
-        if self.temperature == 0:
-            ranked = ranked[:1]
-        elif self.top_k:
-            ranked = ranked[: self.top_k]
-        highest = logits[ranked[0]]  # taken off first, so that a tiny temperature cannot overflow
-        weights = softmax([(logits[t] - highest) / (self.temperature or 1) for t in ranked])
-        kept, reached = 0, 0.0
-        while kept < len(weights) and (self.top_p == 1 or reached < self.top_p):
-            reached += weights[kept]
-            kept += 1
-        probabilities = [0.0] * len(logits)
-        for token, weight in zip(ranked[:kept], weights):
-            probabilities[token] = weight / reached
-        return probabilities
+    def probabilities(self, logits: Vector) -> dict[int, float]:
+        """The distribution that the next token is drawn from: V logits -> token: probability."""
+        tokens: Sequence[int] = range(len(logits))
+        if self.temperature == 0 or self.top_k:
+            tokens = nlargest(self.top_k if self.temperature else 1, tokens, logits.__getitem__)
+        highest = max(logits)  # taken off first, so that a tiny temperature cannot overflow
+        weights = softmax([(logits[t] - highest) / (self.temperature or 1) for t in tokens])
+        kept = dict(zip(tokens, weights))
+        if self.top_p == 1:
+            return kept
+        least = (1 - self.top_p) / len(kept)  # all below it have less than 1 - p together
+        ranked = sorted([t for t in kept if kept[t] >= least], key=kept.__getitem__, reverse=True)
+        reached = list(accumulate([kept[token] for token in ranked]))
+        count = bisect_left(reached, self.top_p) + 1
+        return {token: kept[token] / reached[:count][-1] for token in ranked[:count]}
 
     def draw(self, logits: Vector, rng: random.Random) -> int:
         """The next token."""
-        return rng.choices(range(len(logits)), weights=self.probabilities(logits))[0]
+        kept = self.probabilities(logits)
+        return rng.choices(list(kept), list(kept.values()))[0]
 
 
 def slide(window: list[int], token: int, model: LanguageModel) -> list[int]:
@@ -75,9 +77,8 @@ def generate(
     sampling: Sampling = Sampling(),
     read: Optional[Callable[[list[int]], Vector]] = None,
 ) -> Iterator[int]:
-    """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn. The
-    model sees the end of a long prompt. `read` may give the logits that follow a window, in place
-    of the forward. Raises ValueError for an empty prompt."""
+    """Yield `max_new_tokens` token ids that continue `prompt`, each as soon as it is drawn. `read`
+    may give the logits that follow a window. Raises ValueError for an empty prompt."""
     if not prompt:
         raise ValueError("the prompt is empty; give at least one token to continue")
     window = prompt[-model.config.context_length :]
