@@ -31,6 +31,8 @@ if __name__ == "__main__":
     own.add_argument("--train", action="store_true")
     own.add_argument("-o", "--out", default="runs/modern.safetensors")
     args, words = own.parse_known_args()
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
     if not args.train:
         sys.exit(main(["trace", "--model", "modern", "--forward-only", *words]))
     forward("before training: all weights are random", ["--model", "modern", *words])

@@ -46,7 +46,7 @@ class Examples:
         return contexts, [self.ids[end] for end in ends]
 
     def for_pass(self, rng: random.Random) -> "Examples":
-        """What one pass over the text goes through: the same in each."""
+        """What one pass over the text goes through: here the same in each, with rung 3 not."""
         return self
 
 
@@ -58,9 +58,9 @@ def shuffled(size: int, rng: random.Random) -> Sequence[int]:
 
 
 class Batches:
-    """Seeded batches of examples: pass after pass over the training part, each in a new order. What
-    a step trains on follows from the seed and the number of the step alone, so an interrupted run
-    goes on at any step without a stored random state. The last batch of a pass may be smaller."""
+    """Seeded batches of examples: pass after pass over the training part, each in a new `order`.
+    What a step trains on follows from the seed and the number of the step alone, so an interrupted
+    run goes on at any step without a stored random state. The last of a pass may be smaller."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Batches:
         return examples.take(order[i] for i in range(first, last))
 
     def _pass(self, number: int) -> tuple[int, Examples, Sequence[int]]:
-        rng = random.Random(f"{self.seed}/{number}")  # frozen: every run follows from this text
+        rng = random.Random(f"{self.seed}/{number}")  # frozen: every run follows from this seed
         return number, self.examples.for_pass(rng), self.order(self.per_pass, rng)
 
 

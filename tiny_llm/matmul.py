@@ -36,7 +36,7 @@ class PlainLoops:
         return [[self.dot(row, other) for other in b] for row in a]
 
 
-_way = PlainLoops()  # the one that is used now
+_way = PlainLoops()  # until a faster one is plugged in, which __init__ does for the package
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -64,8 +64,8 @@ def matmul_at(a: Rows, b: Rows) -> Matrix:
     return _way.matmul(_way.transpose(a), b)
 
 
-# Try it: `tiny-lm bench` shows what each way that is plugged in costs on your machine. Write one
-# more for `multiply_with`, say with the loops in another order, and train with it.
+# Try it: `tiny-lm bench` shows what each way that is plugged in costs on your machine. Put the
+# loops of PlainLoops in another order, and train with them: `tiny-lm train --matmul loops`.
 
 # ---------------------------------------------------------------- where a faster way is plugged in
 

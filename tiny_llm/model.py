@@ -19,7 +19,7 @@ Parameters = dict[str, Any]  # name -> Vector or Matrix
 
 
 class Start(NamedTuple):
-    """The numbers that a parameter begins with: normally distributed, or all the same (std 0)."""
+    """What a parameter begins with: a matrix normally distributed, a vector with equal numbers."""
 
     shape: tuple[int, ...]  # (length,) of a vector, (rows, columns) of a matrix
     std: float = 0.0
@@ -27,18 +27,17 @@ class Start(NamedTuple):
 
 
 def draw(layout: dict[str, Start], seed: int) -> Parameters:
-    """The first numbers of every parameter. Biases and gains, which are vectors, may begin equal.
+    """The first numbers of every parameter. Vectors, such as biases, may begin equal.
     Matrices need chance: two units with the same weights would get the same slopes and stay copies
     of each other for ever."""
     rng = random.Random(seed)
     parameters: Parameters = {}
-    for name, ((rows, *columns), std, mean) in layout.items():
-        if columns:
-            parameters[name] = [
-                [rng.gauss(mean, std) for _ in range(*columns)] for _ in range(rows)
-            ]
+    for name, (shape, std, mean) in layout.items():
+        if len(shape) == 1:
+            parameters[name] = [mean] * shape[0]
         else:
-            parameters[name] = [mean] * rows
+            rows, columns = map(range, shape)
+            parameters[name] = [[rng.gauss(mean, std) for _ in columns] for _ in rows]
     return parameters
 
 

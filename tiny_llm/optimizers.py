@@ -32,10 +32,10 @@ class SGD:
                 weights[:] = [w - rate * g for w, g in zip(weights, slopes)]
 
 
-# Try it: `tiny-lm train --learning-rate 30`, then 0.003, where 0.3 is usual. Steps that are too
+# Try it: `tiny-lm train --learning-rate 30`, then 0.003, where 0.1 is usual. Steps that are too
 # long overshoot and the loss rises; steps that are too short hardly get anywhere.
 
-# ---------------------------------------------------------------- rung 3: steps of the right length
+# --------------------------------------------- rung 3, and for every rung steps of the right length
 
 
 class AdamW:

@@ -17,6 +17,7 @@ from tiny_llm import layers
 from tiny_llm.cli import generate, main
 from tiny_llm.cli.sample import prompt_ids
 from tiny_llm.model import rows_of
+from tiny_llm.run import keeping
 from tiny_llm.run.errors import typed
 from tiny_llm.run.saved import load_run, save_run
 
@@ -347,7 +348,8 @@ def test_a_loss_that_becomes_infinite_ends_the_run(text, capsys, model, optimize
     assert "learning rate 1e+200 is too high" in message
     backup = Path(f"runs/{model}.safetensors.bak")
     assert backup.read_bytes() == good
-    assert main(["generate", "--quiet", "-n", "1"]) == 0  # what is there can be loaded
+    assert f"this run had saved nothing yet, {backup} is of one before" in message
+    assert main(["generate", "--quiet", "-n", "1", "-c", str(backup)]) == 0
 
 
 def test_an_output_folder_that_cannot_be_made(text, capsys):
@@ -619,3 +621,94 @@ def test_the_advice_for_a_model_without_attention_makes_one_with_it(text, capsys
     capsys.readouterr()
     assert main(["attention", "--quiet"]) == 1
     assert "tiny_llm train --model attention" in error_of(capsys)
+
+
+# ------------------------------------------------------------------------------ a newcomer's hour
+
+
+@pytest.mark.parametrize("way", ["diverged", "killed"])
+def test_a_run_that_saves_nothing_leaves_nothing_that_is_taken_for_the_one_before(
+    text, capsys, monkeypatch, way
+):
+    assert train(text, "--out", "m", "--eval-every", "1") == 0
+    names = ("m", "m.best", "m.metrics.jsonl")
+    before = {name: Path(name).read_bytes() for name in names}
+    if way == "killed":
+        monkeypatch.setattr(keeping, "save_run", lambda *_: 1 / 0)
+    rate = ["--lr", "1e300"] if way == "diverged" else []
+    assert train(text, "--out", "m", "--seed", "1", "--eval-every", "2", *rate) == 1
+    assert {name: Path(name + ".bak").read_bytes() for name in names} == before
+    assert not Path("m").exists() and not Path("m.best").exists()
+    capsys.readouterr()
+    assert main(["train", "--data", text, "--resume", "m"]) == 1
+    assert "there is no checkpoint m; m.bak is one, though" in error_of(capsys)
+
+
+def test_the_best_of_a_run_is_not_written_over(text, capsys):
+    assert train(text, "--out", "m.safetensors", "--eval-every", "1") == 0
+    before = Path("m.best.safetensors").read_bytes()
+    capsys.readouterr()
+    words = ["train", "--data", text, "--resume", "m.best.safetensors", "--steps", "4", "-n", "0"]
+    assert main(words) == 2
+    assert "m.best.safetensors is the best of a run; name where to go on" in error_of(capsys)
+    assert Path("m.best.safetensors").read_bytes() == before
+    assert main([*words, "-o", "n.safetensors"]) == 0
+    assert Path("m.best.safetensors").read_bytes() == before
+    Path("m.safetensors").unlink()  # then it is a checkpoint like any other
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        (
+            ["train", "extra"],
+            "unrecognized arguments: extra (see python3 -m tiny_llm train --help)",
+        ),
+        (
+            ["bench", "--matmul", "x"],
+            "arguments: --matmul x (see python3 -m tiny_llm bench --help)",
+        ),
+        (["train", "--d-hidden", "10000000000"], "weights needs about"),
+        (["train", "--model", "modern", "--n-layers", "90000000"], "weights needs about"),
+        (["train", "--task", "find", "--prompt", "x"], "a task asks its own cases"),
+        (["train", "--recipe", "text.txt"], "text.txt is no recipe: it begins with 'the'"),
+    ],
+)
+def test_what_a_newcomer_typed(text, capsys, words, problem):
+    assert main(words) in (1, 2)
+    assert problem in error_of(capsys)
+
+
+def test_a_checkpoint_without_its_ending_is_found_out(text, capsys):
+    assert train(text, "--out", "m.safetensors") == 0
+    capsys.readouterr()
+    assert main(["generate", "-c", "m"]) == 1
+    assert "there is no checkpoint m; m.safetensors is one, though" in error_of(capsys)
+
+
+def test_eval_says_that_a_text_is_another_one(text, capsys):
+    bpe = ["--tokenizer", "bpe", "--vocab-size", "260"]
+    assert train(text, "--out", "m", *bpe) == 0
+    capsys.readouterr()
+    assert main(["eval", "-c", "m"]) == 0
+    note = "the built-in corpus is not the text that it was trained on; --data names one"
+    assert note in capsys.readouterr().err
+    assert main(["eval", "-c", "m", "--data", text]) == 0
+    assert note not in capsys.readouterr().err
+
+
+def test_a_run_on_the_built_in_text_is_resumed_without_data(text, capsys):
+    assert main(["train", "--steps", "2", "-n", "0", "-o", "m", *TINY["mlp"]]) == 0
+    capsys.readouterr()
+    for other in ["--data", text], ["--task", "find"]:
+        assert main(["train", "--resume", "m", *other]) == 1
+        assert "leave --data and --task out" in error_of(capsys)
+
+
+def test_eval_says_which_head_is_off(text, capsys):
+    assert train(text, "--out", "m", model="modern") == 0
+    assert main(["eval", "-c", "m", "--data", text, "--without-head", "1.1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-5].startswith("without head 1.1  ")
+    assert main(["eval", "-c", "m", "--data", text, "--without-head", "9.1"]) == 1
+    assert "has no attention head 9.1; its last is " in capsys.readouterr().err

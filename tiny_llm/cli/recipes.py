@@ -14,6 +14,7 @@ from typing import Optional
 
 from tiny_llm.files.foreign import opened
 from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.text.shown import shown
 
 LONGEST_RECIPE = 2**14  # bytes
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -58,7 +59,10 @@ def _flags(recipe: str, rest: list[str]) -> list[str]:
     replaced = {flag for choice in CHOICES if given.intersection(choice) for flag in choice}
     found: list[str] = []
     is_replaced = False
-    for word in _words(recipe):
+    words = _words(recipe)
+    if words and not words[0].startswith("-"):
+        raise UserError(f"{recipe} is no recipe: it begins with {shown(words[0])!r} and not a flag")
+    for word in words:
         if word.startswith("-"):
             flag = word.partition("=")[0]
             if flag == "--recipe":

@@ -18,7 +18,7 @@ def task_prompt(task: str) -> str:
     return case.text[: case.asked[-1]]
 
 
-def print_task(run: Run, material: Material) -> None:
+def print_task(run: Run, material: Material, changed: str = "") -> None:
     """The share of right answers to standard output, after some of them."""
     model = OnlyAsked(run.model) if run.model.predicts_every_token else run.model
     examples = material.val.examples(run.model.config.context_length, model.predicts_every_token)
@@ -32,4 +32,4 @@ def print_task(run: Run, material: Material) -> None:
         print(f"{seen:<20}{shown(answer):>12}{case.text[case.asked[0]]:>8}")
     about = TASKS[run.options.task].about
     share = accuracy(model, examples)
-    print(f"{run.options.task} ({about}): {share:.1%} right", flush=True)
+    print(f"{run.options.task} ({about}): {changed}{share:.1%} right", flush=True)

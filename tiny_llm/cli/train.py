@@ -16,7 +16,7 @@ from tiny_llm.cli.task import print_task
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError, alone, to_type
-from tiny_llm.run.files import RunFiles, run_files
+from tiny_llm.run.files import RunFiles, is_a_best, run_files
 from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         current, material = begin(source, rung, sizes, options, args.repeat, flags.cut_of(args))
     _check_before_training(current, args)
     out = args.out or args.resume or RUNS / f"{current.rung}.safetensors"
+    if args.resume and not args.out and is_a_best(out):
+        raise UsageError(f"{out} is the best of a run; name where to go on with --out, so it stays")
     files = run_files(out, args.metrics)
     files.check(data)
     with alone(*files):
@@ -132,6 +134,8 @@ def _check_before_training(current: Run, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--model {current.rung} has no attention to show; use --model attention or modern"
         )
+    if current.options.task and args.prompt and not args.show_attention:
+        raise UsageError("--prompt is for texts; a task asks its own cases, so leave it out")
     if args.stop_after and args.stop_after <= current.step:
         raise UsageError(
             f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"

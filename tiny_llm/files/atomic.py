@@ -83,14 +83,28 @@ def keep_old(path: Path) -> Optional[Path]:
     """
     if not path.exists():
         return None
-    backup, number, newest = path.with_name(path.name + ".bak"), 1, None
-    while os.path.lexists(backup):
-        newest, number = backup, number + 1
-        backup = path.with_name(f"{path.name}.bak{number}")
+    newest, backup = backups(path)
     if newest and newest.is_file() and filecmp.cmp(path, newest, shallow=False):
         return newest
     copy_file(path, backup)
     return backup
+
+
+def put_aside(path: Path) -> Optional[Path]:
+    """As `keep_old`, and then there is no file at `path`; a link stays, and leads nowhere."""
+    backup = keep_old(path)
+    if backup:
+        Path(os.path.realpath(path)).unlink()
+    return backup
+
+
+def backups(path: Path) -> tuple[Optional[Path], Path]:
+    """The newest copy that was kept of a file, if there is one, and the name of the next."""
+    newest, free, number = None, path.with_name(path.name + ".bak"), 1
+    while os.path.lexists(free):
+        newest, number = free, number + 1
+        free = path.with_name(f"{path.name}.bak{number}")
+    return newest, free
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -8,6 +8,8 @@ for step in steps_of(run, material): ...
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -23,7 +25,7 @@ from tiny_llm.run.options import BY_NAME, Options, check_names, problem_with
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag, suiting
 from tiny_llm.run.saved import Best, Run, load_run
 from tiny_llm.run.saying import Say, silent
-from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source
+from tiny_llm.run.sources import AS_USUAL, Cut, Material, Source, read_source
 from tiny_llm.run.steps import Step
 from tiny_llm.text.corpus import Spread
 from tiny_llm.text.orders import Shuffled
@@ -32,6 +34,7 @@ from tiny_llm.text.tasks import TASKS
 VAL_TOKENS = 20_000  # predicted at each validation, so that a long text costs no more
 EVALUATIONS = 10  # in a run, unless eval_every says otherwise
 EVALUATIONS_ON_TASK = 3  # each takes as long as several steps
+BYTES = 32  # of a number in a list: a pointer, and an object
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
 OPTIONS = [name for name in BY_NAME if name not in ("text_sha256", "task")]  # that can be chosen
@@ -65,6 +68,7 @@ def begin(
     if "min_lr" not in given:
         values["min_lr"] = values["learning_rate"] / 10
     _check_together(rung, config, values, material)  # before a large model is made in vain
+    _check_memory(rung, config, values)
     model = RUNGS[rung].model(config, seed=values["seed"])
     if "steps" not in given and (repeat or "steps" not in own_options):
         batches = _batches(model, material, values["batch_size"], values["seed"])
@@ -103,8 +107,9 @@ def resume(
     _check_values({name: given[name] for name in CHANGEABLE if name in given}, repeat)
     build_config(run.rung, run.tokenizer.vocab_size, {n: given[n] for n in sizes & set(given)})
     if source.sha256 != run.options.text_sha256:
-        task = run.options.task
+        task, is_built_in = run.options.task, read_source(None).sha256 == run.options.text_sha256
         give = f"give --task {task}" if task else "give the same text again with --data"
+        give = "leave --data and --task out" if is_built_in else give
         raise UserError(f"{path} was trained on another text than {source.name}; {give}")
     _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
     material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
@@ -151,6 +156,32 @@ def _check_together(rung: str, config: Any, options: dict[str, Any], material: M
         )
     if options["dropout"] or options["workers"] > 1:
         raise UsageError("a task is learned without --dropout and by one of --workers")
+
+
+def _check_memory(rung: str, config: Any, options: dict[str, Any]) -> None:
+    """Raises UserError for a model that cannot be trained in all the memory of this machine."""
+    layers = getattr(config, "n_layers", 1)
+    counts = []
+    for few in (1, 2) if layers > 1 else (1, 1):  # every layer has as many weights as the next
+        smaller = dataclasses.replace(config, n_layers=few) if layers > 1 else config
+        shapes = [start.shape for start in RUNGS[rung].model.layout(smaller).values()]
+        counts.append(sum(map(math.prod, shapes)))
+    weights = counts[0] + (layers - 1) * (counts[1] - counts[0])
+    copies = 2 if options["optimizer"] == "sgd" else 4  # weights, gradients, two averages
+    needed, there = weights * copies * BYTES, memory()
+    if there and needed > there:
+        raise UserError(
+            f"a model of {weights:,} weights needs about {needed / 1e9:,.0f} GB to be trained, and "
+            f"this machine has {there / 1e9:,.0f}; choose smaller sizes"
+        )
+
+
+def memory() -> int:
+    """The bytes of memory of this machine; 0 if it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _workers(run: Run, given: Optional[int], say: Say) -> int:

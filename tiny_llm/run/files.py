@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -44,7 +44,8 @@ class RunFiles(NamedTuple):
             raise UserError(f"{self.metrics} exists and holds no metrics; choose another --metrics")
 
     def make_room(self, resumed: Optional[Path], is_best: bool, say: Say) -> None:
-        """Keep what another run left here as .bak; a run that is resumed brings its best along.
+        """Put aside as .bak what another run left here, so that what stands here is of one run,
+        even if that ends before it has saved anything. A resumed run brings its best along.
 
         `is_best`: whether that is the resumed checkpoint itself. Raises UserError if there is no
         room for a copy.
@@ -57,14 +58,11 @@ class RunFiles(NamedTuple):
         stays = own_best is not None and os.path.realpath(own_best) == os.path.realpath(self.best)
         try:
             for path in [self.out] if stays else [self.out, self.best]:
-                backup = atomic.keep_old(path)
+                backup = atomic.put_aside(path)
                 if backup:
                     say("kept:", f"the older {path} is now {backup}")
             if own_best and not stays:
                 atomic.copy_file(own_best, self.best)
-            elif not own_best:
-                with suppress(FileNotFoundError):
-                    self.best.unlink()
         except OSError as error:
             raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
 
@@ -77,3 +75,9 @@ def run_files(out: Path, metrics: Optional[Path] = None) -> RunFiles:
     stem = out.name[: -len(ENDING)] if is_usual else out.name
     best = out.with_name(f"{stem}.best{ENDING if is_usual else ''}")
     return RunFiles(out, best, metrics or out.with_name(f"{stem}.metrics.jsonl"))
+
+
+def is_a_best(path: Path) -> bool:
+    """Whether the file has the name of a best checkpoint, and the run's last one is beside it."""
+    last = path.with_name(re.sub(r"\.best(\.safetensors)?$", r"\1", path.name))
+    return last != path and last.exists()

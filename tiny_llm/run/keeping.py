@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Optional
 
+from tiny_llm.files.atomic import backups
 from tiny_llm.run.errors import writing
 from tiny_llm.run.files import RunFiles, run_files
 from tiny_llm.run.metrics import Metrics, read_metrics
@@ -122,7 +123,8 @@ class Keeper:
     def left_behind(self) -> str:
         """What there is to go on with after an error."""
         if not self.saved:
-            return "this run had saved nothing yet"
+            before = backups(self.files.out)[0]
+            return "this run had saved nothing yet" + f", {before} is of one before" * bool(before)
         path, step = self.saved
         return f"{path} holds step {step}"
 
@@ -131,4 +133,5 @@ def lower(options: Options) -> str:
     """What to lower when a loss rises."""
     rate = options.learning_rate
     clip = "" if options.grad_clip else ", or clip long gradients (--grad-clip 1)"
-    return f"the learning rate {rate:g} is too high, try a tenth of it (--lr {rate / 10:g}){clip}"
+    lower = f"{min(rate / 10, 1):g}"
+    return f"the learning rate {rate:g} is too high, try a lower one (--lr {lower}){clip}"
