@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import add, mul
 
 from tiny_llm.matmul import Matrix, Rows, Vector
@@ -43,24 +43,33 @@ def longest(size: int, inner: int) -> float:
     return min(math.sqrt(2.0 ** (8 * size - 1)), 2.0**30) - math.sqrt(inner) / 2 - 1
 
 
-def multiply_in_lanes(rows: Rows, columns: Rows, size: int) -> Matrix:
-    """Each row with each column, in lanes of `size` bytes: N x K, M x K -> N x M.
+def multiply_in_lanes(a: Rows, b: Rows, size: int, transposed: bool) -> Matrix:
+    """a b, or with `transposed` a b^T, in lanes of `size` bytes: N x K, K x M or M x K -> N x M.
 
     The error is below (2 sqrt(K) + 1) |row| |column| / `longest`. Raises OverflowError for rows of
     a length beyond 1e150, below 1e-150, or that is none because of an infinity or NaN.
     """
-    if len(columns) < len(rows):  # fewer and longer integers
-        return list(map(list, zip(*multiply_in_lanes(columns, rows, size))))
-    inner = len(columns[0])
+    count, inner = len(b) if transposed else len(b[0]), len(a[0])
+    if count < len(a):  # fewer and longer integers
+        flipped = b if transposed else list(zip(*b))
+        return list(map(list, zip(*multiply_in_lanes(flipped, a, size, True))))
     limit = longest(size, inner)
     if inner > limit:  # rounding would take up what it may be
-        half = inner // 2
-        halves = [multiply_in_lanes([r[s] for r in rows], [c[s] for c in columns], size)
-                  for s in (slice(half), slice(half, None))]  # fmt: skip
+        parts = slice(inner // 2), slice(inner // 2, None)
+        halves = [
+            multiply_in_lanes(
+                [row[s] for row in a],
+                [row[s] for row in b] if transposed else b[s],
+                size,
+                transposed,
+            )
+            for s in parts
+        ]
         return [list(map(add, *lines)) for lines in zip(*halves)]
-    scales = _scales(columns, limit)
+    scales = _scales(b if transposed else zip(*b), limit)
+    columns = _packed(b, scales, size, transposed)
     units = _inverses(scales)
-    sums = sums_in_lanes(rows, limit, packed(columns, scales, size), len(columns), size)
+    sums = sums_in_lanes(a, limit, columns, count, size)
     return [[value * unit * other for value, other in zip(row, units)] for row, unit in sums]
 
 
@@ -79,7 +88,7 @@ def sums_in_lanes(
     return zip(_cut(totals, count, size), _inverses(scales, 1 / 256 ** (-size % 4)))
 
 
-def _scales(rows: Rows, limit: float) -> Vector:
+def _scales(rows: Iterable[Sequence[float]], limit: float) -> Vector:
     """The power of two that makes each row nearly as long as the limit; 0 for a row of zeros."""
     lengths = [math.hypot(*row) for row in rows]
     if not all(1e-150 < length < 1e150 for length in lengths if length):
@@ -97,15 +106,19 @@ def _rounded(rows: Rows, scales: Vector) -> array[int]:
     return array("i", halves.tobytes())[::2]  # the lower ones
 
 
-def packed(columns: Rows, scales: Vector, size: int) -> list[int]:
-    """M columns of K numbers -> K big integers, each with one row's M numbers in its lanes."""
+def _packed(b: Rows, scales: Vector, size: int, transposed: bool) -> list[int]:
+    """K big integers, each with one row of b in its lanes, or one column of it: M numbers."""
     middle = ROUNDER + 2.0 ** (8 * min(size, 4) - 1)  # so that no lane is negative yet
-    scaled = [[value * s + middle for value in c] for c, s in zip(columns, scales)]
-    doubles = b"".join([array("d", row).tobytes() for row in zip(*scaled)])
-    lanes, width = bytearray(len(doubles) // 8 * size), size * len(columns)
+    if transposed:
+        flat = array("d", [value * s + middle for row, s in zip(b, scales) for value in row])
+        doubles = b"".join([flat[k :: len(b[0])].tobytes() for k in range(len(b[0]))])
+    else:
+        flat = array("d", [value * s + middle for row in b for value, s in zip(row, scales)])
+        doubles = flat.tobytes()
+    lanes, width = bytearray(len(doubles) // 8 * size), size * len(scales)
     for byte in range(size):
         lanes[byte::size] = doubles[byte::8]
-    middles = int.from_bytes(array("d", [middle]).tobytes()[:size] * len(columns), "little")
+    middles = int.from_bytes(array("d", [middle]).tobytes()[:size] * len(scales), "little")
     return [
         int.from_bytes(lanes[start : start + width], "little") - middles
         for start in range(0, len(lanes), width)

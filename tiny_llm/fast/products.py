@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import repeat
 from operator import mul
 from typing import Any, Callable, ContextManager
@@ -139,19 +140,28 @@ def _divided(rows: Rows, scales: Vector) -> Rows:
 
 def lanes(rows: Rows, columns: Rows) -> Matrix:
     """In lanes of 64 bits, the sums of a whole row at once: about as exact as float32."""
-    return _in_lanes(rows, columns, LONG)
+    return _in_lanes(LONG, True, rows, columns)
 
 
 def short_lanes(rows: Rows, columns: Rows) -> Matrix:
     """In lanes of 24 bits: about as exact as bfloat16, for half the time. For training only."""
-    return _in_lanes(rows, columns, SHORT)
+    return _in_lanes(SHORT, True, rows, columns)
 
 
-def _in_lanes(rows: Rows, columns: Rows, size: int) -> Matrix:
+def _in_lanes(size: int, transposed: bool, a: Rows, b: Rows) -> Matrix:
     try:
-        return multiply_in_lanes(rows, columns, size)
+        return multiply_in_lanes(a, b, size, transposed)
     except OverflowError:
-        return WAYS[EXACT](rows, columns)
+        return WAYS[EXACT](a, b if transposed else _transpose(b))
+
+
+# What takes the rows of b as they stand, in place of its columns, each where it belongs to a way:
+# to transpose a large matrix costs as much as to round it, since its numbers lie far apart.
+BY_ROWS: dict[Callable[[Rows, Rows], Matrix], Callable[[Rows, Rows], Matrix]] = {
+    unrolled: combined,
+    lanes: partial(_in_lanes, LONG, False),
+    short_lanes: partial(_in_lanes, SHORT, False),
+}
 
 
 # ---------------------------------------------------------------- which way
@@ -176,7 +186,7 @@ def fastest(n: int, k: int, m: int) -> str:
     """
     if PYPY:
         return "unrolled"
-    if n * m >= 32 * (n + m):
+    if n * m >= 12 * (n + m):
         return "short-lanes"  # packing pays for itself
     if HAS_SUMPROD:
         return "sumprod" if min(n, m) <= 8 else "distances"  # few rows to share a norm with
@@ -213,8 +223,8 @@ class Chosen(PlainLoops):
             return [[] for _ in a]
         if isinstance(b, Packed):
             return b.multiply(a, False, self.matmul)
-        name = self._name(len(a), len(b), len(b[0]))
-        return combined(a, b) if WAYS[name] is unrolled else WAYS[name](a, _transpose(b))
+        way = WAYS[self._name(len(a), len(b), len(b[0]))]
+        return BY_ROWS[way](a, b) if way in BY_ROWS else way(a, _transpose(b))
 
     def dot(self, a: Sequence[float], b: Sequence[float]) -> float:
         """The product of two vectors of equal length."""
