@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -90,7 +91,7 @@ def mean_seconds(action: Callable[[], object], runs: int) -> float:
 
 
 def small() -> Figures:
-    """A whole step of `small`, and what its products alone would take, in seconds.
+    """A whole step of `small`, in three ways, and what its products alone would take, in seconds.
 
     `bare`: all its multiply-adds at the speed of the fastest way at its largest product, N x D
     times D x 4D. `bare_shapes`: each of its products, as often as it occurs, in the fastest way at
@@ -100,17 +101,21 @@ def small() -> Figures:
 
     size = bench.SIZES[-1]
     shapes = bench.step_products(size)
-    step = bench.training_step(size)
+    step, exact = bench.training_step(size), bench.training_step(size, "float64")
+    longer = bench.training_step(size, "lanes")
     rounds = 6 if sys.implementation.name == "pypy" else 3
-    seconds, best = [], dict.fromkeys(shapes, float("inf"))
+    seconds, long_seconds, best = [], [], dict.fromkeys(shapes, float("inf"))
     for _ in range(rounds):
         for times in bench.time_products(sorted(shapes), seconds=0.0, longest=0.6):
             best[times.shape] = min(best[times.shape], *times.seconds.values())
         seconds.append(mean_seconds(step, 1))
+        long_seconds.append(mean_seconds(longer, 1))
     count = bench.multiply_adds(shapes.elements())
     largest = size.main_product
     return {
         "step": min(seconds),
+        "step_in_long_lanes": min(long_seconds),
+        "step_in_float64": mean_seconds(exact, 1),
         "tokens": size.tokens,
         "multiply_adds": count,
         "bare": count * best[largest] / bench.multiply_adds([largest]),
@@ -124,7 +129,7 @@ def ways() -> Figures:
 
     shape = bench.SIZES[-1].main_product
     (times,) = bench.time_products([shape], seconds=4.0, longest=60.0)
-    return {way: times.nanoseconds(way) for way in times.seconds}
+    return {way: times.nanoseconds(way) for way in [*times.seconds, bench.PACKED]}
 
 
 def memory() -> Figures:
@@ -162,18 +167,38 @@ def workers() -> Figures:
 
 
 def generation() -> Figures:
-    """Seconds for a token with the KV cache, and when everything is computed anew."""
+    """Seconds for a token with the KV cache, with int8 weights, and when all is computed anew."""
     from random import Random
 
     from benchmarks.generation import CONFIG, PROMPT, continued, recomputing, with_cache
     from tiny_llm import ModernLanguageModel
+    from tiny_llm.fast.packed import quantize
 
     model, rng = ModernLanguageModel(CONFIG, seed=0), Random(0)
     prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(PROMPT)]
     continued(model, prompt, 20, use_cache=True)
     continued(model, prompt, 2, use_cache=False)
     cached, tokens = with_cache(model, prompt)
-    return {"cached": cached, "recomputing": recomputing(model, prompt, tokens, every=20)}
+    seconds = {"cached": cached, "recomputing": recomputing(model, prompt, tokens, every=20)}
+    quantize(model)
+    continued(model, prompt, 20, use_cache=True)
+    seconds["int8"], _ = with_cache(model, prompt)
+    return seconds
+
+
+def drawing() -> Figures:
+    """Seconds to draw a token from a vocabulary of 50,000, whose logits deviate by 3."""
+    from random import Random
+
+    from tiny_llm import Sampling
+    from tiny_llm.fast import bench
+
+    rng = Random(0)
+    logits = [rng.gauss(0.0, 3.0) for _ in range(50_000)]
+    ways = {"all": Sampling(), "top_k": Sampling(top_k=40), "top_p": Sampling(top_p=0.95)}
+    return {
+        name: bench.best_seconds(partial(way.draw, logits, rng), 1.0) for name, way in ways.items()
+    }
 
 
 def startup() -> Figures:
@@ -194,7 +219,7 @@ def startup() -> Figures:
 
 MEASUREMENTS: dict[str, Callable[[], Figures]] = {
     function.__name__: function
-    for function in (micro, small, ways, memory, workers, generation, startup)
+    for function in (micro, small, ways, memory, workers, generation, drawing, startup)
 }
 
 # ---------------------------------------------------------------- all of them
@@ -253,6 +278,12 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
         lambda f: f"{f['autograd_no_gc'] / f['step']:.0f}",
     ),
     ("small: one step, s", "small", lambda f: f"{f['step']:.1f}"),
+    (
+        "in lanes of 64 bits, s",
+        "small",
+        lambda f: f"{f['step_in_long_lanes']:.1f}",
+    ),
+    ("in float64, s", "small", lambda f: f"{f['step_in_float64']:.1f}"),
     ("tokens per second", "small", lambda f: f"{f['tokens'] / f['step']:.0f}"),
     ("ns for one multiply-add", "small", lambda f: f"{f['step'] / f['multiply_adds'] * 1e9:.1f}"),
     ("bare product, ns", "small", lambda f: f"{f['bare'] / f['multiply_adds'] * 1e9:.1f}"),
@@ -264,13 +295,17 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
         (f"768 x 128 x 512: `{name}`, ns", "ways", _way(name))
         for name in ("loops", "mapped", "unrolled", "sumprod", "distances", "lanes", "short-lanes")
     ),
+    ("768 x 128 x 512 with int8 weights, packed before, ns", "ways", _way("int8, packed")),
     (
         "writing with the KV cache, tokens per second",
         "generation",
         lambda f: f"{1 / f['cached']:.0f}",
     ),
+    ("the same with int8 weights", "generation", lambda f: f"{1 / f['int8']:.0f}"),
     ("the same, computing all anew", "generation", lambda f: f"{1 / f['recomputing']:.2f}"),
     ("ratio", "generation", lambda f: f"{f['recomputing'] / f['cached']:.0f}"),
+    ("a draw from 50,000 tokens, top-k 40, ms", "drawing", lambda f: f"{f['top_k'] * 1e3:.0f}"),
+    ("a draw from 50,000 tokens, top-p 0.95, ms", "drawing", lambda f: f"{f['top_p'] * 1e3:.0f}"),
     ("`import tiny_llm`, ms", "startup", lambda f: f"{(f['import'] - f['bare']) * 1e3:.0f}"),
     ("`tiny-lm --help`, ms", "startup", lambda f: f"{(f['help'] - f['bare']) * 1e3:.0f}"),
 ]

@@ -42,7 +42,7 @@ def train(folder: Path, recipe: str, text: Path, *flags: str) -> Figures:
     """Run a recipe: seconds, weights and the checkpoint's name."""
     began = time.monotonic()
     words = ["train", "--recipe", recipe, "--data", str(text), "--workers", WORKERS, *flags]
-    output = tiny_lm(folder, *words, mixed=True)
+    output = tiny_lm(folder, *words).output
     parameters = re.search(r"([\d,]+) parameters", output)
     assert parameters, output
     return {
@@ -56,7 +56,7 @@ def train(folder: Path, recipe: str, text: Path, *flags: str) -> Figures:
 def held_out_loss(folder: Path, recipe: str, text: Path) -> float:
     """What `eval` says of the whole held-out part, in nats per character."""
     checkpoint = f"runs/{recipe}.safetensors"
-    table = tiny_lm(folder, "eval", "--checkpoint", checkpoint, "--data", str(text))
+    table = tiny_lm(folder, "eval", "--checkpoint", checkpoint, "--data", str(text)).output
     row = re.search(r"^validation part +[\d,]+ +([\d.]+)", table, re.MULTILINE)
     assert row, table
     return float(row[1])
@@ -69,7 +69,7 @@ def shakespeare(folder: Path, text: Path) -> Figures:
     return {
         **measured,
         "val_loss": held_out_loss(folder, "shakespeare", text),
-        "sample": tiny_lm(folder, *words, "--temperature", "0.8", "--quiet").rstrip("\n"),
+        "sample": tiny_lm(folder, *words, "--temperature", "0.8", "--quiet").output.rstrip("\n"),
     }
 
 
@@ -87,7 +87,7 @@ def names(folder: Path, text: Path) -> Figures:
         "--quiet",
     ]
     words += ["--num-samples", "200", "--temperature", "1", "--max-new-tokens", "20"]
-    made = tiny_lm(folder, *words).split()
+    made = tiny_lm(folder, *words).output.split()
     every = text.read_text("utf-8").split()
     known = {name for place, name in enumerate(every) if place % 10 != 9}
     return {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -127,13 +128,17 @@ def test_bench_prints_two_tables(capsys):
     assert main(["bench", "--quick", "--color", "never"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert any(line.split()[5:] == list(WAYS) for line in lines)  # behind N x K x M
-    for name in ("8 x 16 x 64", "micro ", "medium "):
+    assert any(re.split("  +", line)[1:] == list(map(text_of, QUICK.shapes)) for line in lines)
+    for name in (*WAYS, "int8, packed", "micro ", "medium "):
         assert any(line.startswith(name) for line in lines)
     assert "small" not in out
     assert out.count("*") == 1 + len(QUICK.shapes)
     assert len(err.splitlines()) == len(QUICK.shapes) + len(QUICK.sizes)
-    assert max(map(len, lines)) <= 88
+    assert max(map(len, lines)) <= 80
+
+
+def text_of(shape):
+    return " x ".join(map(str, shape))
 
 
 def test_bench_prints_json(capsys):

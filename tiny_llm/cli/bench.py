@@ -11,11 +11,11 @@ from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.fast import bench
-from tiny_llm.fast.bench import FULL, QUICK, ProductTimes, StepTime
+from tiny_llm.fast.bench import FULL, PACKED, QUICK, ProductTimes, StepTime
 from tiny_llm.fast.products import WAYS
 from tiny_llm.view.terminal import BOLD, Style, paint, style_for, tell, wrap
 
-COLUMN = 12  # wide enough for the name of every way
+NAME, COLUMN = 13, 16  # wide enough for the name of every way, and for every shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,22 +71,24 @@ def shape_text(times: ProductTimes) -> str:
 
 
 def products_table(products: list[ProductTimes], style: Style) -> list[str]:
-    """Nanoseconds for one multiply-add, a line for each shape, a column for each way."""
-    names = list(WAYS)
+    """Nanoseconds for one multiply-add, a line for each way, a column for each shape."""
     lines = wrap(
         "Bare products, N x K times K x M: nanoseconds for one multiply-add. "
         "* is the way that auto takes there, - was left out because it would take too long.",
         style,
     )
-    lines += ["", "".join([f"{'N x K x M':<16}", *(f"{name:>{COLUMN}}" for name in names)])]
-    for times in products:
-        cells = [_cell(times, name, style) for name in names]
-        lines.append("".join([f"{shape_text(times):<16}", *cells]))
+    lines += [
+        "",
+        "".join([f"{'N x K x M':<{NAME}}", *(f"{shape_text(p):>{COLUMN}}" for p in products)]),
+    ]
+    for name in [*WAYS, PACKED]:
+        cells = [_cell(times, name, style) for times in products]
+        lines.append("".join([f"{name:<{NAME}}", *cells]))
     return lines
 
 
 def _cell(times: ProductTimes, way: str, style: Style) -> str:
-    if way not in times.seconds:
+    if way not in times.seconds and way != PACKED:
         return f"{'-':>{COLUMN}}"
     mark = "*" if way == times.chosen else ""
     text = f"{mark + format(times.nanoseconds(way), '.1f'):>{COLUMN}}"
@@ -117,7 +119,7 @@ def plain_data(products: list[ProductTimes], steps: list[StepTime]) -> dict[str,
         "products": [
             {
                 "shape": list(times.shape),
-                "nanoseconds": {way: times.nanoseconds(way) for way in times.seconds},
+                "nanoseconds": {way: times.nanoseconds(way) for way in [*times.seconds, PACKED]},
                 "auto": times.chosen,
             }
             for times in products

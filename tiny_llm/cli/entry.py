@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
-from tiny_llm.cli.interrupt import Stopped, on_signals, stop
-from tiny_llm.cli.options import Parser
+from tiny_llm.cli.parser import Parser
 from tiny_llm.cli.recipes import with_recipe
+from tiny_llm.fast.signals import Stopped, on_signals, stop
 from tiny_llm.run.errors import UsageError, UserError, program
 from tiny_llm.text.shown import shown
 from tiny_llm.training import Diverged

@@ -3,40 +3,11 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Callable
+from contextlib import suppress
+from typing import Any
 
-from tiny_llm.fast.workers import STOPPING
+from tiny_llm.fast.signals import on_signals, stop
 from tiny_llm.view.progress import Progress
-
-
-class Stopped(KeyboardInterrupt):
-    """The signal that ends this process, and the exit code that says so."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.code = 128 + number
-
-
-@contextmanager
-def on_signals(handle: Callable[..., Any]) -> Iterator[None]:
-    """Within, these signals are handled so; not those that are ignored, as `nohup` has it."""
-    numbers: list[int] = []
-    if threading.current_thread() is threading.main_thread():
-        numbers = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stop(number: int, _: object = None) -> None:
-    """Raises Stopped."""
-    raise Stopped(number)
 
 
 class Interrupt:

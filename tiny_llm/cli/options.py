@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, Optional
 
 from tiny_llm.fast.products import WAYS
 from tiny_llm.run.errors import UsageError, problem_with_name
@@ -27,17 +27,6 @@ SIZES = {
     "tie_embeddings": "one table to read and to write tokens",
 }
 MATMUL_VARIABLE = "TINY_LM_MATMUL"
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports an error in one line and does not guess abbreviated flags."""
-
-    def __init__(self, **settings: Any) -> None:
-        settings.setdefault("allow_abbrev", False)
-        super().__init__(**settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

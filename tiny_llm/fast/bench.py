@@ -16,9 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Callable, NamedTuple
 
 from tiny_llm.fast import products
+from tiny_llm.fast.packed import pack
 from tiny_llm.matmul import Matrix, Rows
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.optimizers import AdamW
@@ -50,6 +52,7 @@ SIZES = (
     Size("medium", ModernConfig(65, 32, 48, n_heads=4, n_layers=2), 4),
     Size("small", ModernConfig(65, 64, 128, n_heads=4, n_layers=4), 12),
 )
+PACKED = "int8, packed"
 ATTENTION_PRODUCT = (64, 32, 64)  # queries with keys in one head of `small`
 
 
@@ -82,10 +85,12 @@ class ProductTimes(NamedTuple):
     shape: Shape
     seconds: dict[str, float]  # of each way that was measured: the best of several
     chosen: str  # the way that `auto` takes
+    packed: float = 0.0  # seconds with int8 columns that were packed before
 
     def nanoseconds(self, way: str) -> float:
-        """For one multiply-add."""
-        return self.seconds[way] * 1e9 / multiply_adds([self.shape])
+        """For one multiply-add, in a way or `PACKED`."""
+        seconds = self.packed if way == PACKED else self.seconds[way]
+        return seconds * 1e9 / multiply_adds([self.shape])
 
     @property
     def best(self) -> str:
@@ -151,14 +156,18 @@ def time_products(
             if way == chosen or speeds.get(way, 0.0) * n * k * m <= longest:
                 times[way] = _time_product(way, rows, columns, seconds)
                 speeds[way] = times[way] / (n * k * m)
-        yield ProductTimes(shape, times, chosen)
+        yield ProductTimes(shape, times, chosen, _time_product(PACKED, rows, columns, seconds))
 
 
 def _time_product(way: str, rows: Matrix, columns: Matrix, seconds: float) -> float:
-    product = products.WAYS[way]
+    product: Callable[[], Matrix]
+    if way == PACKED:
+        product = partial(products.Chosen("auto").matmul_bt, rows, pack(columns, is_table=True))
+    else:
+        product = partial(products.WAYS[way], rows, columns)
     if products.PYPY:
-        best_seconds(lambda: product(rows, columns), seconds, least=2)
-    return best_seconds(lambda: product(rows, columns), seconds)
+        best_seconds(product, seconds, least=2)
+    return best_seconds(product, seconds)
 
 
 def _random_matrix(rng: random.Random, rows: int, columns: int) -> Matrix:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional
 
-from tiny_llm.fast.workers import ignore_signals, leave_with_parent, receive, send, signals_held
+from tiny_llm.fast.signals import ignore_signals, signals_held
+from tiny_llm.fast.workers import leave_with_parent, receive, send
 
 
 class _Helper(NamedTuple):

@@ -23,7 +23,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
 from array import array
 from collections.abc import Iterator
@@ -32,18 +31,13 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.batches import Contexts, Targets
 from tiny_llm.fast.products import use
+from tiny_llm.fast.signals import ctrl_c_ignored, ignore_signals
 from tiny_llm.fast.tensors import scaled
 from tiny_llm.matmul import Vector
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.training import loss_and_gradients
 
 PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
-
-
-# Ctrl-C, a batch system or `kill`, a terminal that was closed
-STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
 
 
 class WorkerDied(RuntimeError):
@@ -100,7 +94,7 @@ class Workers:
         self.numbers = sum(map(len, _vectors(model.parameters)))
         self.weights: Any = context.RawArray("d", self.numbers)
         try:
-            with _ctrl_c_ignored():
+            with ctrl_c_ignored():
                 for _ in range(count - 1):
                     self.workers.append(self._start(context))
         except BaseException:
@@ -263,12 +257,6 @@ def _answer_to(
     return loss
 
 
-def ignore_signals() -> None:
-    """What Ctrl-C and its like mean, the main process decides."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def leave_with_parent() -> None:
     """Wait until the main process is gone, in whatever way, and leave in the midst of a share."""
     parent: Any = multiprocessing.parent_process()
@@ -277,37 +265,6 @@ def leave_with_parent() -> None:
 
 
 # ---------------------------------------------------------------- in the main process
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """A process that is started within ignores Ctrl-C from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """What would stop this process within does so at the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ MOST_CACHED, LONGEST_CACHED = 2**17, 64  # pieces, and characters in a piece, th
 
 # GPT-2's order of the bytes: first those that Latin-1 shows as a sign of their own.
 _SIGNS = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
-BYTE_ORDER = _SIGNS + [byte for byte in range(256) if byte not in _SIGNS]
+BYTE_ORDER = _SIGNS + sorted(set(range(256)).difference(_SIGNS))
 SIGN_OF_BYTE = dict(zip(BYTE_ORDER, [*map(chr, _SIGNS), *map(chr, range(256, 512))]))
 BYTE_OF_SIGN = {sign: byte for byte, sign in SIGN_OF_BYTE.items()}
 
