@@ -223,7 +223,9 @@ def signed(text: str, table: Any, body: bytes) -> bytes:
     with contextlib.suppress(Exception):  # a table that is none has no checksum
         for name in sorted(table):
             begin, end = table[name]["data_offsets"]
-            digest.update(json.dumps([name, table[name]["shape"]]).encode() + body[begin:end])
+            dtype = [] if table[name]["dtype"] == "F64" else [table[name]["dtype"]]
+            said = json.dumps([name, table[name]["shape"], *dtype]).encode()
+            digest.update(said + body[begin:end])
     own = {METADATA: text, "sha256": digest.hexdigest()}
     whole = {"__metadata__": own, **table} if isinstance(table, dict) else table
     header = written(whole).encode()
@@ -308,11 +310,12 @@ def malicious_text(files: Files, rng: random.Random) -> Files:
 def same_checkpoint(old: bytes, new: bytes) -> bool:
     """Whether two files hold the same, to the last bit."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m"
-        path.write_bytes(old)
-        expected = checkpoint.load(path)
-        path.write_bytes(new)
-        return checkpoint.load(path) == expected
+        path, contents = Path(folder) / "m", []
+        for content in old, new:
+            path.write_bytes(content)
+            tensors, metadata = checkpoint.load(path)
+            contents.append(({name: list(tensor) for name, tensor in tensors.items()}, metadata))
+        return contents[0] == contents[1]
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -331,6 +334,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         return {name: (folder / name).read_bytes() for name in names}
 
     runs: list[Files] = []
+    packed: list[Files] = []
     for model, more in (
         ("mlp", []),
         ("attention", ["--lines"]),
@@ -341,6 +345,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         words = ["--data", str(text), "--model", model, *TINY[model], *more]
         made("train", *words, "--out", str(out), "--steps", "4", "--eval-every", "2", "-n", "0")
         runs.append(content("m"))
+        made("quantize", str(out), "-o", str(folder / "m8"))
+        packed.append({"m": content("m8")["m8"]})
     tokenizer, pair, tokens = folder / "b.json", folder / "pair", folder / "t.bin"
     for out in (tokenizer, pair):
         made("tokenizer", "train", "--data", str(text), "--vocab-size", "265", "-o", str(out))
@@ -361,6 +367,15 @@ def kinds(folder: Path) -> dict[str, Kind]:
              "report {}/m -n 3 -o {}/out/r.html --data {}/t.txt",
              "train --resume {}/m --data {}/t.txt -o {}/out/n -n 3",
              "train --resume {}/m --data {}/t.txt -o {}/out/n -n 3 --steps 6 --stop-after 5"],
+            same_checkpoint,
+        ),
+        "int8": Kind(
+            packed,
+            malicious_checkpoint,
+            ["generate -c {}/m -n 3", "eval -c {}/m --data {}/t.txt", "attention -c {}/m",
+             "trace -c {}/m --full --forward-only", "report {}/m -n 3 -o {}/out/r.html",
+             "train --resume {}/m --data {}/t.txt -o {}/out/n -n 3",
+             "quantize {}/m -o {}/out/q"],
             same_checkpoint,
         ),
         "metrics": Kind(

@@ -228,8 +228,8 @@ def ladder_table(results: Results) -> str:
         "",
         f"All three see the last 16 characters. Mean of {len(SEEDS)} seeds, and the least and the "
         f"greatest; in nats per held-out character, each predicted from the 16 before it. Counting "
-        f"pairs costs {modern[0]['counting_pairs']:.2f}. (While it trains, a run says a little more, "
-        f"because its first held-out characters have less before them; rung 3 says "
+        f"pairs costs {modern[0]['counting_pairs']:.2f}. (While it trains, a run says a little "
+        f"more, because its first held-out characters have less before them; rung 3 says "
         f"{sum(printed) / len(printed):.2f}, a mean over all positions of its windows, where the "
         f"first have seen little.) Real words: how many words of 200-character samples at "
         f"temperature 0.7 are words of the corpus, over {len(SAMPLES)} samples of each. Seconds: "

@@ -262,6 +262,28 @@ def section(results: Results) -> str:
     return "\n".join(lines)
 
 
+WAYS = {
+    "loops": "1. plain loops",
+    "mapped": "2. mapped",
+    "sumprod": "2. sumprod",
+    "unrolled": "2. loops for a compiler, unrolled",
+    "distances": "3. distances",
+    "lanes": "4. lanes of 64 bits",
+    "short-lanes": "5. short lanes, 24 bits",
+    "int8, packed": "6. int8 weights, packed before",
+}
+
+
+def ways_table(results: Results) -> str:
+    """Every way to multiply, as docs/speed.md tells them: nanoseconds for one multiply-add."""
+    pythons = results["pythons"]
+    lines = ["| | " + " | ".join(pythons) + " |", "|---|" + "---|" * len(pythons)]
+    for way, name in WAYS.items():
+        cells = [_way(way)(figures["ways"]) for figures in pythons.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _way(name: str) -> Callable[[Figures], str]:
     """A cell with one way's nanoseconds; not every Python has every way."""
     return lambda f: f"{f[name]:.1f}" if name in f else "–"
@@ -291,11 +313,6 @@ ROWS: list[tuple[str, str, Callable[[Figures], str]]] = [
     ("step / its own products bare", "small", lambda f: f"{f['step'] / f['bare_shapes']:.2f}"),
     ("two workers instead of one: speed", "workers", lambda f: f"x {f['1'] / f['2']:.2f}"),
     ("peak memory, MB", "memory", lambda f: f"{f['peak'] / 1e6:.0f}"),
-    *(
-        (f"768 x 128 x 512: `{name}`, ns", "ways", _way(name))
-        for name in ("loops", "mapped", "unrolled", "sumprod", "distances", "lanes", "short-lanes")
-    ),
-    ("768 x 128 x 512 with int8 weights, packed before, ns", "ways", _way("int8, packed")),
     (
         "writing with the KV cache, tokens per second",
         "generation",
@@ -326,7 +343,7 @@ def main() -> None:
     if not args.render:
         measure(args.pythons, args.only or list(MEASUREMENTS), results)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write({"performance": section(results)})
+    write({"performance": section(results), "ways": ways_table(results)})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ladder, performance, recipes
+from benchmarks import ladder, performance, precision, recipes
 from benchmarks.pages import is_current, pages
 from tiny_llm.cli import main
 
@@ -42,7 +42,22 @@ def form(text):
 def test_the_figures_are_the_measured_ones():
     assert is_current(ladder.sections(results()))
     measured = json.loads((ROOT / "benchmarks" / "performance.json").read_text("utf-8"))
-    assert is_current({"performance": performance.section(measured)})
+    tables = {
+        "performance": performance.section(measured),
+        "ways": performance.ways_table(measured),
+    }
+    assert is_current(tables)
+    measured = json.loads((ROOT / "benchmarks" / "precision.json").read_text("utf-8"))
+    assert is_current({"precision": precision.section(measured)})
+
+
+def test_rounding_costs_next_to_nothing():
+    measured = json.loads((ROOT / "benchmarks" / "precision.json").read_text("utf-8"))
+    for name in ("mlp", "attention", "modern", "names"):
+        exact, rounded = measured[name]["float64"], measured[name]["auto"]
+        assert len(exact) == len(rounded) == 3
+        assert abs(sum(rounded) - sum(exact)) / 3 < 0.01
+    assert abs(measured["int8"]["rounded"] - measured["int8"]["exact"]) < 0.01
 
 
 def mean(runs, name):
