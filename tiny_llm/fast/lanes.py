@@ -8,9 +8,9 @@ A Python integer has as many bits as it needs, so it can hold M numbers in lanes
 Multiplied by a small integer, every lane is multiplied; added to another, every lane is added, and
 both run in C. So row i of a product is the sum over k of (integer i, k) * (all of b's row k).
 
-The width of a lane is the price of a multiply-add, as it is in a processor: `LONG` lanes hold about
-what float64 would need for single precision, `SHORT` ones what bfloat16 products keep. (Mixed
-precision: Micikevicius et al., 2018. Products are rounded; weights, moments and sums are not.)
+The width of a lane is the price of a multiply-add, as it is in a processor: `LONG` lanes keep more
+digits than float32, `SHORT` ones about as many as bfloat16. (Mixed precision: Micikevicius et al.,
+2018. What is multiplied is rounded; weights, the optimizer's averages and long sums are not.)
 
 What fits? Rows and columns are first scaled to whole numbers of a length that is chosen by the
 width. No sum of products is greater than |row| |column| (Cauchy and Schwarz), so none leaves its

@@ -139,7 +139,7 @@ def _divided(rows: Rows, scales: Vector) -> Rows:
 
 
 def lanes(rows: Rows, columns: Rows) -> Matrix:
-    """In lanes of 64 bits, the sums of a whole row at once: about as exact as float32."""
+    """In lanes of 64 bits, the sums of a whole row at once: more exact than float32."""
     return _in_lanes(LONG, True, rows, columns)
 
 
