@@ -3,14 +3,15 @@
     pip install torch==2.13.0 transformers tokenizers
     python tests/make_references.py
 
-Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, and twenty
-steps of AdamW. Inputs are rounded, so that the files stay small; results have all their digits.
-And a byte-level BPE: what Hugging Face's tokenizers learn from the corpus, the ids that they give
+Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, two small
+Llamas likewise, and twenty steps of AdamW. Inputs are rounded, so that the files stay small;
+results have all their digits. And a byte-level BPE: what Hugging Face's tokenizers learn from the corpus, the ids that they give
 to texts that are easily cut wrong, and the text of ids that make no whole characters.
 """
 
 import json
 import random
+from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "references"
@@ -128,6 +129,86 @@ def gpt2_reference(tied):
         "parameters": parameters,
         **results(hugging_face, CONTEXTS, TARGETS),
     }
+
+
+LLAMAS = {  # query heads on heads of keys and values; over 64 positions, where a wrong turn shows
+    "llama_3_1": {"d_model": 12, "n_heads": 3, "n_kv_heads": 1, "n_layers": 2, "d_hidden": 10},
+    "llama_9_3": {"d_model": 36, "n_heads": 9, "n_kv_heads": 3, "n_layers": 1, "d_hidden": 12},
+}
+LLAMA_SIZES = {"vocab_size": 11, "context_length": 80, "rope_theta": 500.0, "norm_epsilon": 1e-5}
+
+
+@contextmanager
+def double_everywhere():
+    """Hugging Face's Llama computes some steps in float32 whatever it is given; not within this."""
+    import torch
+
+    before = torch.float32, torch.float, torch.Tensor.float
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.float, torch.Tensor.float = before
+
+
+def llama_model(config):
+    """LlamaForCausalLM in float64 with the sizes of our config. Use it in `double_everywhere`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = LlamaConfig(
+        vocab_size=config["vocab_size"],
+        max_position_embeddings=config["context_length"],
+        hidden_size=config["d_model"],
+        intermediate_size=config["d_hidden"],
+        num_hidden_layers=config["n_layers"],
+        num_attention_heads=config["n_heads"],
+        num_key_value_heads=config["n_kv_heads"],
+        rms_norm_eps=config["norm_epsilon"],
+        rope_theta=config["rope_theta"],
+        tie_word_embeddings=config["tie_embeddings"],
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(settings).double()
+
+
+def llama_examples(config):
+    """Contexts of several lengths, one beyond 64 positions, and a target for each token."""
+    rng, size = random.Random(0), config["vocab_size"]
+    contexts = [[rng.randrange(size - 1) for _ in range(length)] for length in (70, 1, 9)]
+    return contexts, [rng.randrange(size) for context in contexts for _ in context]
+
+
+def llama_results(config, parameters):
+    """What Hugging Face's Llama computes with these parameters, named as ours."""
+    import torch
+
+    with double_everywhere():
+        model = llama_model(config)
+        state = {n if n == "lm_head.weight" else "model." + n: torch.tensor(p, dtype=torch.float64)
+                 for n, p in parameters.items()}  # fmt: skip
+        if config["tie_embeddings"]:
+            state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        model.load_state_dict(state, strict=True)
+        found = results(model, *llama_examples(config))
+    gradients = {name.removeprefix("model."): g for name, g in found["gradients"].items()}
+    return {**found, "gradients": gradients}
+
+
+def llama_reference(name):
+    """One Llama with random parameters, and what it computes."""
+    config = {**LLAMA_SIZES, **LLAMAS[name], "tie_embeddings": name == "llama_9_3"}
+    rng, parameters = random.Random(name), {}
+    with double_everywhere():
+        shapes = {n: tuple(p.shape) for n, p in llama_model(config).named_parameters()}
+    for their, size in shapes.items():
+        is_gain = len(size) == 1
+        parameters[their.removeprefix("model.")] = random_tensor(
+            rng, size, float(is_gain), 0.3 if is_gain else 0.4
+        )
+    return {"config": config, "parameters": parameters, **llama_results(config, parameters)}
 
 
 def torch_adamw(tensors, rate=1e-3):
@@ -263,6 +344,8 @@ def compute(name):
         return adamw_reference()
     if name == "training":
         return training_reference()
+    if name in LLAMAS:
+        return llama_reference(name)
     return gpt2_reference(tied=name == "gpt2_tied")
 
 
@@ -271,7 +354,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", "adamw", "training", "bpe"]
+NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "adamw", "training", "bpe"]
 
 
 def main():

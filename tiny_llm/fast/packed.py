@@ -124,11 +124,15 @@ def pack(matrix: Matrix, is_table: bool) -> Packed:
 
 
 def is_table(name: str) -> bool:
-    """Whether the matrix of this name has a row for each token or position."""
+    """Whether the matrix of this name has a row for each token or position, or for each output, as
+    Llama's layers have, which are multiplied like tables."""
     return name.split(".")[0] in TABLES
 
 
-TABLES = {"embedding", "token_embedding", "position_embedding", "wte", "wpe", "lm_head"}
+TABLES = {
+    "embedding", "token_embedding", "position_embedding", "wte", "wpe", "lm_head",
+    "embed_tokens", "layers",
+}  # fmt: skip
 
 
 def quantize(model: LanguageModel) -> None:
