@@ -5,8 +5,9 @@
 
 Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, two small
 Llamas likewise, and twenty steps of AdamW. Inputs are rounded, so that the files stay small;
-results have all their digits. And a byte-level BPE: what Hugging Face's tokenizers learn from the corpus, the ids that they give
-to texts that are easily cut wrong, and the text of ids that make no whole characters.
+results have all their digits. And a byte-level BPE: what Hugging Face's tokenizers learn from the
+corpus, the ids that they give to texts that are easily cut wrong, and the text of ids that make no
+whole characters.
 """
 
 import json

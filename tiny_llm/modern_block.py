@@ -87,6 +87,7 @@ class ModernLanguageModel(LayeredModel):
     """GPT-2: embeddings, `n_layers` blocks, a last LayerNorm, the LM head."""
 
     predicts_every_token = True
+    attend = staticmethod(layers.attention)  # of one head
 
     @staticmethod
     def layout(config: ModernConfig) -> dict[str, Start]:
@@ -116,9 +117,8 @@ class ModernLanguageModel(LayeredModel):
 
     @property
     def lm_head(self) -> Matrix:
-        """The table that scores every token of the vocabulary: V x D. Tied, it is the table that
-        reads tokens: what is alike to read is alike to write, every slope teaches both ends, and
-        GPT-2 saves 39 of its 163 million weights."""
+        """The table that scores every token: V x D. Tied, it is the table that reads them, so that
+        each slope teaches both ends, and GPT-2 saves 39 of its 163 million weights."""
         name = "wte.weight" if self.config.tie_embeddings else "lm_head.weight"
         table: Matrix = self.parameters[name]
         return table
@@ -205,7 +205,7 @@ class ModernLanguageModel(LayeredModel):
 
     def mix(self, qkv: Matrix, lengths: Sequence[int]) -> tuple[Matrix, list[list[AttentionCache]]]:
         """Attention: N x 3D -> N x D, B x H caches."""
-        return layers.multi_head_attention(qkv, self.config.n_heads, lengths)
+        return layers.multi_head_attention(qkv, self.config.n_heads, lengths, self.attend)
 
     def mix_backward(self, dmixed: Matrix, heads: list[list[AttentionCache]]) -> Matrix:
         """N x D -> dqkv, N x 3D."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_llm import ModernConfig, ModernLanguageModel, Sampling, generate
-from tiny_llm.fast.kv_cache import NOTHING, GoingOn, Reader, read_on
+from tiny_llm.fast.kv_cache import NOTHING, Reader, going_on, read_on
 from tiny_llm.fast.writer import Writer
 from tiny_llm.sampling import slide
 
@@ -97,7 +97,7 @@ def test_another_past_gives_other_logits(model):
 def test_a_position_looks_at_what_is_remembered_as_at_what_is_there(model):
     text = [3, 1, 4, 1, 5]
     whole = model.attention(model.forward([text])[1])[0]
-    _, cache = GoingOn(model, [remember(model, text[:3])]).forward([text[3:]])
+    _, cache = going_on(model, [remember(model, text[:3])]).forward([text[3:]])
     for layer, expected in zip(model.attention(cache)[0], whole):
         for weights, rows in zip(layer, expected):
             assert largest_difference(weights, rows[3:]) <= 1e-12
@@ -173,7 +173,7 @@ def test_nothing_is_kept_but_tokens_keys_and_values(model):
 def test_no_past_and_an_empty_one_give_the_same_bits(model):
     contexts = [[1, 2, 3], [4]]
     logits, cache = model.forward(contexts)
-    assert GoingOn(model, [NOTHING, NOTHING]).forward(contexts) == (logits, cache)
+    assert going_on(model, [NOTHING, NOTHING]).forward(contexts) == (logits, cache)
     assert read_on(model, [NOTHING, NOTHING], contexts)[0] == [logits[2], logits[3]]
 
 
@@ -201,7 +201,7 @@ def test_a_window_that_did_not_only_grow_is_read_anew(model):
 
 def test_every_row_of_a_text_that_goes_on_is_that_of_the_whole(model):
     past = remember(model, [3, 1])
-    logits, _ = GoingOn(model, [past, NOTHING]).forward([[4, 1, 5], [2, 6]])
+    logits, _ = going_on(model, [past, NOTHING]).forward([[4, 1, 5], [2, 6]])
     whole, _ = model.forward([[3, 1, 4, 1, 5], [2, 6]])
     assert largest_difference(logits, whole[2:]) <= 1e-10
 
@@ -247,7 +247,7 @@ def test_a_past_and_what_follows_fit_in_the_window_or_are_refused(model):
 
 
 def test_there_is_no_backward_through_a_past(model):
-    going_on = GoingOn(model, [remember(model, [1]), NOTHING])
-    logits, cache = going_on.forward([[1], [2, 3]])
+    continuing = going_on(model, [remember(model, [1]), NOTHING])
+    logits, cache = continuing.forward([[1], [2, 3]])
     with pytest.raises(ValueError, match="has no backward; give whole contexts"):
-        going_on.backward(logits, cache)
+        continuing.backward(logits, cache)

@@ -190,6 +190,7 @@ class LlamaLanguageModel(LanguageModel):
     """Token embeddings, `n_layers` blocks, a last RMSNorm, the LM head."""
 
     predicts_every_token = True
+    attend = staticmethod(layers.attention)  # of one head
 
     @staticmethod
     def layout(config: LlamaConfig) -> dict[str, Start]:
@@ -226,7 +227,11 @@ class LlamaLanguageModel(LanguageModel):
         check_contexts(contexts, self.config)
         size = self.config
         tokens = [token for context in contexts for token in context]  # N
-        turned = [turns(range(len(c)), size.head_width, size.rope_theta) for c in contexts]
+        places = iter(self.positions([len(context) for context in contexts]))
+        turned = [
+            turns([next(places) for _ in context], size.head_width, size.rope_theta)
+            for context in contexts
+        ]
         x = layers.embedding(tokens, self.parameters["embed_tokens.weight"])  # N x D
         blocks = []
         for layer in range(size.n_layers):
@@ -256,7 +261,9 @@ class LlamaLanguageModel(LanguageModel):
         """N x D -> a cache whose `out` is N x D."""
         w, epsilon = self.parameters, self.config.norm_epsilon
         normed_1, norm_1 = rms_norm(x, w[name + "input_layernorm.weight"], epsilon)
-        q, k, v = (matmul_bt(normed_1, w[f"{name}self_attn.{part}_proj.weight"]) for part in "qkv")
+        q = matmul_bt(normed_1, w[name + "self_attn.q_proj.weight"])  # N x D
+        k = matmul_bt(normed_1, w[name + "self_attn.k_proj.weight"])  # N x GW
+        v = matmul_bt(normed_1, w[name + "self_attn.v_proj.weight"])  # N x GW
         mixed, heads = self.mix(q, k, v, turned)  # N x D
         middle = add_rows(x, matmul_bt(mixed, w[name + "self_attn.o_proj.weight"]))
         normed_2, norm_2 = rms_norm(middle, w[name + "post_attention_layernorm.weight"], epsilon)
@@ -302,6 +309,12 @@ class LlamaLanguageModel(LanguageModel):
         g[name] = matmul_at(dy, x)
         return matmul(dy, self.parameters[name])
 
+    # Methods, so that a model which goes on from what it has read can do these in its own way:
+
+    def positions(self, lengths: Sequence[int]) -> list[int]:
+        """Where each token stands: N numbers, counted from 0 in each context."""
+        return [place for length in lengths for place in range(length)]
+
     def mix(
         self, q: Matrix, k: Matrix, v: Matrix, turned: list[list[tuple[Vector, Vector]]]
     ) -> tuple[Matrix, list[list[AttentionCache]]]:
@@ -315,7 +328,7 @@ class LlamaLanguageModel(LanguageModel):
             queries = [rotate(x, by) for x in layers.split_columns(rows[0], size.n_heads)]
             keys = [rotate(x, by) for x in layers.split_columns(rows[1], size.n_kv_heads)]
             values = layers.split_columns(rows[2], size.n_kv_heads)
-            heads = [layers.attention(x, keys[h // group], values[h // group])
+            heads = [self.attend(x, keys[h // group], values[h // group])
                      for h, x in enumerate(queries)]  # fmt: skip
             out += layers.join_columns([head_out for head_out, _ in heads])  # T x D
             caches.append([cache for _, cache in heads])

@@ -104,6 +104,7 @@ def _parser(arguments: list[str]) -> Parser:
     for name, (module, what_it_does) in COMMANDS.items():
         command = commands.add_parser(name, help=what_it_does)
         if name in arguments:
+            import_module("tiny_llm.beyond.models").plug_in()
             import_module(f"tiny_llm.cli.{module}").add_arguments(command)
     return parser
 

@@ -20,10 +20,12 @@ INTRODUCTION = (
     "{name}, made small for this ({sizes}), so that every slope of it can be measured. Each line "
     "shows the number of a parameter whose two slopes agree worst."
 )
+NAME = 24  # columns; a longer one has a line of its own
 SMALL = {  # small enough that every number of every parameter is checked within seconds
     "mlp": {"context_length": 6, "d_embedding": 4, "d_hidden": 8},
     "attention": {"context_length": 6, "d_model": 8, "d_hidden": 8},
     "modern": {"context_length": 6, "d_model": 8, "n_heads": 2, "n_layers": 2},
+    "llama": {"context_length": 6, "d_model": 8, "n_heads": 2, "n_kv_heads": 1, "d_hidden": 6},
 }
 
 
@@ -74,8 +76,12 @@ def _check(name: str, config: Any, prompt: str, args: argparse.Namespace) -> boo
         checks = check_model(model, contexts, seed, LANES if way == "lanes" else 0.0)
     for check in checks:
         verdict = "" if check.passed else "  WRONG"
+        label = check.name
+        if len(label) > NAME:
+            print(f"  {label}")
+            label = ""
         print(
-            f"  {check.name:<24}{check.numbers:>8}{check.analytic:>14.6g}{check.numerical:>14.6g}"
+            f"  {label:<{NAME}}{check.numbers:>8}{check.analytic:>14.6g}{check.numerical:>14.6g}"
             f"{abs(check.analytic - check.numerical):>11.1e}{verdict}",
             flush=True,
         )

@@ -23,6 +23,7 @@ SIZES = {
     "d_hidden": "hidden units",
     "d_model": "width of every position's vector",
     "n_heads": "attention heads in a block",
+    "n_kv_heads": "heads of keys and values, which those of queries share",
     "n_layers": "blocks",
     "tie_embeddings": "one table to read and to write tokens",
 }

@@ -25,10 +25,8 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from tiny_llm import layers
-from tiny_llm.layers import AttentionCache
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
-from tiny_llm.modern_block import ModernLanguageModel
 
 
 class KeysValues(NamedTuple):
@@ -48,34 +46,36 @@ class Past(NamedTuple):
 NOTHING = Past([], [])
 
 
-class GoingOn(ModernLanguageModel):
-    """Rung 3, going on from what it has read: each context follows the past of its own."""
+class GoingOn:
+    """Stands before a model's own class, and goes on from what it has read: each context follows
+    the past of its own. The model asks it where its tokens stand, and to attend, head by head."""
 
-    def __init__(self, model: LanguageModel, pasts: Sequence[Past]) -> None:
+    def __init__(self, model: Any, pasts: Sequence[Past]) -> None:
         self.config, self.parameters, self.pasts = model.config, model.parameters, pasts
-        self.layer = 0  # that attends next
+        nothing = [[KeysValues([], [])] * model.config.n_heads] * model.config.n_layers
+        remembered = [past.layers or nothing for past in pasts]
+        self.remembered = iter(
+            [head for block in zip(*remembered) for heads in block for head in heads]
+        )
 
     def positions(self, lengths: Sequence[int]) -> list[int]:
         """Counted on from what was read."""
         starts = [len(past.tokens) for past in self.pasts]
         return [start + i for start, length in zip(starts, lengths) for i in range(length)]
 
-    def mix(self, qkv: Matrix, lengths: Sequence[int]) -> tuple[Matrix, list[list[AttentionCache]]]:
-        """Attention whose queries see what is remembered, and then what is new."""
-        none = [KeysValues([], [])] * self.config.n_heads
-        heads = [past.layers[self.layer] if past.tokens else none for past in self.pasts]  # B x H
-        remembered = iter([head for sequence in heads for head in sequence])
-        self.layer += 1
+    def attend(self, queries: Matrix, keys: Matrix, values: Matrix) -> Any:
+        """Attention of the next head: its queries see what is remembered, and then what is new."""
+        before = next(self.remembered)
+        return layers.attention(queries, before.keys + keys, before.values + values)
 
-        def attend(queries: Matrix, keys: Matrix, values: Matrix) -> Any:
-            before = next(remembered)
-            return layers.attention(queries, before.keys + keys, before.values + values)
-
-        return layers.multi_head_attention(qkv, self.config.n_heads, lengths, attend)
-
-    def mix_backward(self, dmixed: Matrix, heads: list[list[AttentionCache]]) -> Matrix:
+    def mix_backward(self, *_: Any) -> Any:
         """Raises ValueError: the slopes of what is remembered would have nowhere to go."""
         raise ValueError("a forward that went on from a past has no backward; give whole contexts")
+
+
+def going_on(model: LanguageModel, pasts: Sequence[Past]) -> Any:
+    """A model like this one, which goes on from these pasts."""
+    return type("GoingOn", (GoingOn, type(model)), {})(model, pasts)
 
 
 def read_on(
@@ -93,7 +93,7 @@ def read_on(
                 f"{len(past.tokens)} tokens of the past and {len(context)} new ones exceed the "
                 f"context of {model.config.context_length}; read the last of them without a past"
             )
-    logits, cache = GoingOn(model, pasts).forward(contexts)
+    logits, cache = going_on(model, pasts).forward(contexts)
     longer = []
     for i, (past, context) in enumerate(zip(pasts, contexts)):
         heads = [[KeysValues(h.keys, h.values) for h in block.heads[i]] for block in cache.blocks]

@@ -25,7 +25,7 @@ class Rung(NamedTuple):
     @property
     def sizes(self) -> list[str]:
         """The fields of its config that can be chosen."""
-        fields = dataclasses.fields(self.config)
+        fields = [field for field in dataclasses.fields(self.config) if field.type != "float"]
         return [field.name for field in fields if field.name != "vocab_size"]
 
 
