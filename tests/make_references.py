@@ -134,7 +134,7 @@ def gpt2_reference(tied):
 
 LLAMAS = {  # query heads on heads of keys and values; over 64 positions, where a wrong turn shows
     "llama_3_1": {"d_model": 12, "n_heads": 3, "n_kv_heads": 1, "n_layers": 2, "d_hidden": 10},
-    "llama_9_3": {"d_model": 36, "n_heads": 9, "n_kv_heads": 3, "n_layers": 1, "d_hidden": 12},
+    "llama_9_3": {"d_model": 18, "n_heads": 9, "n_kv_heads": 3, "n_layers": 1, "d_hidden": 8},
 }
 LLAMA_SIZES = {"vocab_size": 11, "context_length": 80, "rope_theta": 500.0, "norm_epsilon": 1e-5}
 

@@ -87,7 +87,7 @@ class ModernLanguageModel(LayeredModel):
     """GPT-2: embeddings, `n_layers` blocks, a last LayerNorm, the LM head."""
 
     predicts_every_token = True
-    attend = staticmethod(layers.attention)  # of one head
+    attend = property(lambda self: layers.attention)  # of one head; others may plug in their own
 
     @staticmethod
     def layout(config: ModernConfig) -> dict[str, Start]:

@@ -116,10 +116,9 @@ def test_logits_loss_and_every_gradient_are_those_of_hugging_face(name):
     )
 
 
-@pytest.mark.parametrize("name", make_references.LLAMAS)
 @pytest.mark.parametrize("change", [{"rope_theta": 501.0}, {"norm_epsilon": 1.1e-5}])
-def test_a_small_difference_would_be_noticed(name, change):
-    reference = make_references.read(name)
+def test_a_small_difference_would_be_noticed(change):
+    reference = make_references.read("llama_3_1")
     model = with_parameters({**reference["config"], **change}, reference["parameters"])
     ours = computed(model, *make_references.llama_examples(reference["config"]))
     assert not agree(ours, reference)

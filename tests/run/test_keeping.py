@@ -240,7 +240,7 @@ def test_a_loss_that_rises_is_no_result(capsys):
         err.count("the loss stays above guessing (2.639): the learning rate 1.5 is too high") == 1
     )
     assert (
-        "try a tenth of it (--lr 0.15), or clip long gradients (--grad-clip 1); m holds step 30, "
+        "try a lower one (--lr 0.15), or clip long gradients (--grad-clip 1); m holds step 30, "
         in err
     )
     assert err.endswith(f"and m.best the best, step {metadata('m.best')['step']}")

@@ -92,7 +92,7 @@ def test_help_says_what_each_rung_has_by_default():
 
 def test_help_of_gradcheck_says_what_is_small_in_it():
     said = stated(gradcheck.add_arguments)
-    assert (said["context_length"], said["n_layers"]) == ("6", "modern 2")
+    assert (said["context_length"], said["n_layers"]) == ("6", "modern 2, llama 1")
 
 
 def test_an_option_more_is_one_entry(monkeypatch, capsys):
@@ -169,7 +169,7 @@ def test_what_makes_no_sense_is_refused(options, cut, problem):
     "call, problem",
     [
         (lambda t: begin(t, "mpl"), "there is no rung 'mpl'; did you mean 'mlp'?"),
-        (lambda t: begin(t, "gpt"), "there is no rung 'gpt'; there are attention, mlp, modern"),
+        (lambda t: begin(t, "gpt"), "there is no rung 'gpt'; there are attention, "),
         (lambda t: begin(t, options={"learning_rat": 1}), "did you mean 'learning_rate'?"),
         (lambda t: begin(t, options={"text_sha256": ""}), "there is no option 'text_sha256'"),
         (lambda t: begin(t, options={3: 1}), "there is no option 3; there are batch_size,"),

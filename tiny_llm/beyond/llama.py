@@ -190,7 +190,7 @@ class LlamaLanguageModel(LanguageModel):
     """Token embeddings, `n_layers` blocks, a last RMSNorm, the LM head."""
 
     predicts_every_token = True
-    attend = staticmethod(layers.attention)  # of one head
+    attend = property(lambda self: layers.attention)  # of one head; a KV cache has its own
 
     @staticmethod
     def layout(config: LlamaConfig) -> dict[str, Start]:
