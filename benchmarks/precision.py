@@ -1,8 +1,8 @@
 """Measure what rounding costs in loss: short lanes in training, int8 weights in reading.
 
     python3 benchmarks/precision.py rungs                    the three rungs' default runs
-    python3 benchmarks/precision.py names names.txt pypy3    the names recipe; in float64 by PyPy,
-                                                             which is faster at that
+    python3 benchmarks/precision.py names names.txt pypy3 0  the names recipe, seed 0; in float64
+                                                             by PyPy, which is faster at that
     python3 benchmarks/precision.py int8 MODEL TEXT          a trained model, its weights rounded
     python3 benchmarks/precision.py --render                 what was measured before
 
@@ -58,11 +58,11 @@ def rungs() -> Results:
     return results
 
 
-def names(text: str, exact_python: str) -> Results:
-    """The recipe with each seed, the same way."""
+def names(text: str, exact_python: str, *seeds: str) -> Results:
+    """The recipe with these seeds, the same way."""
     words = ["--recipe", "names", "--data", str(Path(text).resolve()), "--workers", "2", "--matmul"]
     results: Results = {"float64": [], "auto": []}
-    for seed in SEEDS:
+    for seed in map(int, seeds):
         for way, python in ("float64", exact_python), ("auto", sys.executable):
             results[way].append(last_loss([*words, way], seed, python))
             print("names", seed, way, results[way][-1], file=sys.stderr, flush=True)
@@ -70,12 +70,13 @@ def names(text: str, exact_python: str) -> Results:
 
 
 def int8(model: str, text: str) -> Results:
-    """What `eval --int8` says of a model's held-out text."""
+    """What `eval --int8` says of a model on a text that it has not learned from."""
     words = [sys.executable, "-m", "tiny_llm", "eval", "-c", model, "--data", text, "--int8"]
     table = subprocess.run(words, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    rows = re.findall(r"^validation part(, not rounded)? +[\d,]+ +([\d.]+)", table, re.MULTILINE)
-    losses = {bool(exact): float(loss) for exact, loss in rows}
-    return {"int8": {"model": Path(model).stem, "rounded": losses[False], "exact": losses[True]}}
+    rows = re.findall(r"^\S+?(, not rounded)? +([\d,]+) +([\d.]+)", table, re.MULTILINE)
+    losses = {bool(exact): float(loss) for exact, _, loss in rows}
+    figures = {"rounded": losses[False], "exact": losses[True], "tokens": rows[0][1]}
+    return {"int8": {"model": Path(model).stem, **figures}}
 
 
 def section(results: Results) -> str:
@@ -91,13 +92,13 @@ def section(results: Results) -> str:
             lines.append(f"| {NAMES[name]} | {exact} | {rounded} | {away} |")
     lines += [
         "",
-        "The validation loss at the end of a run, in nats per character, with seeds 0, 1 and 2.",
+        "The validation loss at the end of a run, in nats per character, with seed 0, 1 and so on.",
     ]
     if "int8" in results:
         measured = results["int8"]
         lines[-1] += (
             f" With its weights as int8, the model of `{measured['model']}` has a loss of "
-            f"{measured['rounded']:.3f} on the whole held-out part, instead of "
+            f"{measured['rounded']:.3f} on {measured['tokens']} held-out characters, instead of "
             f"{measured['exact']:.3f}."
         )
     return "\n".join(lines)

@@ -49,8 +49,8 @@ class Sampling:
         least = (1 - self.top_p) / len(kept)  # all below it have less than 1 - p together
         ranked = sorted([t for t in kept if kept[t] >= least], key=kept.__getitem__, reverse=True)
         reached = list(accumulate([kept[token] for token in ranked]))
-        count = bisect_left(reached, self.top_p) + 1
-        return {token: kept[token] / reached[:count][-1] for token in ranked[:count]}
+        last = min(bisect_left(reached, self.top_p), len(reached) - 1)
+        return {token: kept[token] / reached[last] for token in ranked[: last + 1]}
 
     def draw(self, logits: Vector, rng: random.Random) -> int:
         """The next token."""

@@ -55,8 +55,8 @@ def test_rounding_costs_next_to_nothing():
     measured = json.loads((ROOT / "benchmarks" / "precision.json").read_text("utf-8"))
     for name in ("mlp", "attention", "modern", "names"):
         exact, rounded = measured[name]["float64"], measured[name]["auto"]
-        assert len(exact) == len(rounded) == 3
-        assert abs(sum(rounded) - sum(exact)) / 3 < 0.01
+        assert len(exact) == len(rounded) == (1 if name == "names" else 3)
+        assert abs(sum(rounded) - sum(exact)) / len(exact) < 0.01
     assert abs(measured["int8"]["rounded"] - measured["int8"]["exact"]) < 0.01
 
 
