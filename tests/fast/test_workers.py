@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_llm import SGD, Batches, Examples, Windows, train
 from tiny_llm.cli import main
 from tiny_llm.fast import workers
 from tiny_llm.fast.products import use
+from tiny_llm.fast.signals import Stopped, on_signals, stop
 from tiny_llm.fast.workers import WorkerDied, Workers, cores, default_count, shares
 from tiny_llm.files import checkpoint
 from tiny_llm.mlp_lm import MLPConfig, MLPLanguageModel
@@ -407,3 +409,33 @@ def test_it_works_however_it_is_started(folder, method, how, words):
     assert process.returncode == 0, err
     assert main(command("mlp", "--out", "b")) == 0
     assert bytes_of("a") == bytes_of("b")
+
+
+FORGOTTEN = """
+from tiny_llm import MLPConfig, MLPLanguageModel
+from tiny_llm.fast.workers import Workers
+group = Workers(MLPLanguageModel(MLPConfig(5, 4)), 3)
+"""
+
+
+@posix
+def test_workers_that_nobody_closed_end_with_the_main_process():
+    """They ignore SIGTERM, by which Python asks its daemons to end before it waits for them."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", FORGOTTEN], env=environment, timeout=60, check=True)
+
+
+@posix
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="no signal comes here"
+)
+def test_a_signal_while_workers_are_closed_waits_until_they_are_gone():
+    with on_signals(stop):
+        group = Workers(MLPLanguageModel(MLPConfig(5, 4)), 3)
+        processes = [worker.process for worker in group.workers]
+        kill = processes[0].kill
+        processes[0].kill = lambda: (signal.raise_signal(signal.SIGTERM), kill())
+        with pytest.raises(Stopped):
+            group.close()
+    assert group.workers == []
+    assert not any(process.is_alive() for process in processes)

@@ -45,11 +45,12 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for helper in self.helpers:
-            helper.process.kill()
-        for helper in self.helpers:
-            helper.process.join()
-            helper.connection.close()
+        with signals_held():
+            for helper in self.helpers:
+                helper.process.kill()
+            for helper in self.helpers:
+                helper.process.join()
+                helper.connection.close()
 
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """The results of all jobs, in order; a job is taken when a process has time for it.

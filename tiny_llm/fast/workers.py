@@ -18,6 +18,7 @@ cannot come to have others.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import math
 import multiprocessing
@@ -31,7 +32,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.batches import Contexts, Targets
 from tiny_llm.fast.products import use
-from tiny_llm.fast.signals import ctrl_c_ignored, ignore_signals
+from tiny_llm.fast.signals import ctrl_c_ignored, ignore_signals, signals_held
 from tiny_llm.fast.tensors import scaled
 from tiny_llm.matmul import Vector
 from tiny_llm.model import LanguageModel, Parameters, rows_of
@@ -93,8 +94,11 @@ class Workers:
         context = multiprocessing.get_context(start_method)
         self.numbers = sum(map(len, _vectors(model.parameters)))
         self.weights: Any = context.RawArray("d", self.numbers)
+        # Before what multiprocessing has registered by now, which asks its daemons to end, though
+        # these ignore that, and waits for them.
+        atexit.register(self.close)
         try:
-            with ctrl_c_ignored():
+            with signals_held(), ctrl_c_ignored():  # a process is started and noted, or it is not
                 for _ in range(count - 1):
                     self.workers.append(self._start(context))
         except BaseException:
@@ -122,12 +126,14 @@ class Workers:
 
     def close(self) -> None:
         """End all workers at once, whatever they do: nothing of theirs is worth saving."""
-        for worker in self.workers:
-            worker.process.kill()
-        for worker in self.workers:
-            worker.process.join()
-            worker.connection.close()
-        self.workers = []
+        with signals_held():
+            for worker in self.workers:
+                worker.process.kill()
+            for worker in self.workers:
+                worker.process.join()
+                worker.connection.close()
+            self.workers = []
+            atexit.unregister(self.close)
 
     def gradients(
         self, contexts: Contexts, targets: Targets, seed: str = ""
