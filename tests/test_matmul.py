@@ -3,13 +3,13 @@
 import pytest
 
 from tiny_llm import matmul as module
+from tiny_llm.fast.products import multiply_with
 from tiny_llm.matmul import (
     PlainLoops,
     dot,
     matmul,
     matmul_at,
     matmul_bt,
-    multiply_with,
     transpose,
 )
 

@@ -51,31 +51,25 @@ def numerical_slope(loss: Callable[[], float], vector: Vector, i: int) -> float:
 
 
 def compare(
-    name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor, rounding: float = 0.0
+    name: str, loss: Callable[[], float], tensor: Tensor, gradient: Tensor
 ) -> GradientCheck:
     """Check `gradient`, the claimed slopes of `loss()` by each number of `tensor`, by measuring.
-    `rounding`: what a less exact product may have changed, as a part of the largest slope. Raises
-    ValueError if the two differ in shape."""
+    Raises ValueError if the two differ in shape."""
     sizes, theirs = (list(map(len, rows_of(x))) for x in (tensor, gradient))
     if sizes != theirs:
         raise ValueError(f"{name} has rows of {sizes} numbers, its gradient of {theirs}")
-    absolute = ABSOLUTE
-    if rounding:
-        absolute += rounding * max(max(map(abs, row)) for row in rows_of(gradient))
     worst, numbers = GradientCheck(name, 0, 0.0, 0.0, 0.0), 0
     for vector, slopes in zip(rows_of(tensor), rows_of(gradient)):
         for i, analytic in enumerate(slopes):
             numerical = numerical_slope(loss, vector, i)
-            excess = abs(analytic - numerical) / (absolute + RELATIVE * abs(numerical))
+            excess = abs(analytic - numerical) / (ABSOLUTE + RELATIVE * abs(numerical))
             numbers += 1
             if not (excess <= worst.excess or isnan(worst.excess)):  # a NaN is the worst of all
                 worst = GradientCheck(name, numbers, analytic, numerical, excess)
     return worst._replace(numbers=numbers)
 
 
-def check_model(
-    model: LanguageModel, contexts: Contexts, seed: int = 0, rounding: float = 0.0
-) -> Iterator[GradientCheck]:
+def check_model(model: LanguageModel, contexts: Contexts, seed: int = 0) -> Iterator[GradientCheck]:
     """Check every parameter of the model on these contexts, one after the other. What the backward
     claims is computed at once, what is measured as the iterator goes on."""
     logits, cache = model.forward(contexts)
@@ -87,8 +81,7 @@ def check_model(
         return weighted_sum(model.forward(contexts)[0], upstream)
 
     return (
-        compare(name, loss, tensor, gradients[name], rounding)
-        for name, tensor in model.parameters.items()
+        compare(name, loss, tensor, gradients[name]) for name, tensor in model.parameters.items()
     )
 
 

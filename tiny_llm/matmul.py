@@ -5,11 +5,10 @@
 
 A matrix is a list of rows, a row a list of floats: plain Python data. Below stands the definition.
 It is slow, and there are many ways to be faster, but none of them is an idea of language models.
-Whoever has a faster one plugs it in with `multiply_with`, and no model knows which one runs.
+Whoever has a faster one plugs it in with `plug_in`, and no model knows which one runs.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 Vector = list[float]
@@ -70,18 +69,8 @@ def matmul_at(a: Rows, b: Rows) -> Matrix:
 # ---------------------------------------------------------------- where a faster way is plugged in
 
 
-def plug_in(way: PlainLoops) -> None:
-    """From now on, multiply in this way."""
+def plug_in(way: PlainLoops) -> PlainLoops:
+    """From now on, multiply in this way. Returns the one before."""
     global _way
-    _way = way
-
-
-@contextmanager
-def multiply_with(way: PlainLoops) -> Iterator[None]:
-    """Within it, every product goes this way."""
-    before = _way
-    plug_in(way)
-    try:
-        yield
-    finally:
-        plug_in(before)
+    before, _way = _way, way
+    return before

@@ -712,3 +712,9 @@ def test_eval_says_which_head_is_off(text, capsys):
     assert capsys.readouterr().out.splitlines()[-5].startswith("without head 1.1  ")
     assert main(["eval", "-c", "m", "--data", text, "--without-head", "9.1"]) == 1
     assert "has no attention head 9.1; its last is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["lanes", "short-lanes"])
+def test_slopes_are_not_checked_by_products_that_round(capsys, way):
+    assert main(["gradcheck", "--model", "mlp", "--matmul", way]) == 2
+    assert f"--matmul {way} rounds what it multiplies" in capsys.readouterr().err

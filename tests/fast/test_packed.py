@@ -13,9 +13,9 @@ from pytest import approx
 from tiny_llm.fast import packed as module
 from tiny_llm.fast.kv_cache import Reader
 from tiny_llm.fast.packed import LARGEST, Packed, is_table, pack, quantize
-from tiny_llm.fast.products import WAYS, use
+from tiny_llm.fast.products import WAYS, multiply_with, use
 from tiny_llm.files.checkpoint import load, save
-from tiny_llm.matmul import PlainLoops, matmul, matmul_bt, multiply_with
+from tiny_llm.matmul import PlainLoops, matmul, matmul_bt
 
 WEIGHTS = [[0.5, -1.27, 0.0], [0.0, 0.0, 0.0], [2.54, 0.02, -0.01], [1e-5, -1e-5, 1.1e-5]]
 

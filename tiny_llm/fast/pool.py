@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional
 
 from tiny_llm.fast.signals import ignore_signals, signals_held
-from tiny_llm.fast.workers import leave_with_parent, receive, send
+from tiny_llm.fast.workers import end_all, leave_with_parent, receive, send
 
 
 class _Helper(NamedTuple):
@@ -46,11 +46,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         with signals_held():
-            for helper in self.helpers:
-                helper.process.kill()
-            for helper in self.helpers:
-                helper.process.join()
-                helper.connection.close()
+            end_all(self.helpers)
 
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """The results of all jobs, in order; a job is taken when a process has time for it.

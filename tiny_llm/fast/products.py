@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from operator import mul
@@ -20,7 +21,7 @@ from typing import Any, Callable, ContextManager
 
 from tiny_llm.fast.lanes import LONG, SHORT, multiply_in_lanes
 from tiny_llm.fast.packed import Packed
-from tiny_llm.matmul import Matrix, PlainLoops, Rows, Vector, multiply_with
+from tiny_llm.matmul import Matrix, PlainLoops, Rows, Vector, plug_in
 
 PYPY = sys.implementation.name == "pypy"
 HAS_SUMPROD = sys.version_info >= (3, 12)
@@ -241,6 +242,16 @@ def _transpose(a: Rows) -> Any:
     if PYPY and a:  # where zip takes 5 times as long for a tuple of floats
         return [[row[j] for row in a] for j in range(len(a[0]))]
     return list(zip(*a))
+
+
+@contextmanager
+def multiply_with(way: PlainLoops) -> Iterator[None]:
+    """Within it, every product goes this way."""
+    before = plug_in(way)
+    try:
+        yield
+    finally:
+        plug_in(before)
 
 
 def use(name: str) -> ContextManager[None]:

@@ -26,7 +26,7 @@ import os
 import pickle
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -127,11 +127,7 @@ class Workers:
     def close(self) -> None:
         """End all workers at once, whatever they do: nothing of theirs is worth saving."""
         with signals_held():
-            for worker in self.workers:
-                worker.process.kill()
-            for worker in self.workers:
-                worker.process.join()
-                worker.connection.close()
+            end_all(self.workers)
             self.workers = []
             atexit.unregister(self.close)
 
@@ -261,6 +257,16 @@ def _answer_to(
         in_order = {name: gradients[name] for name in model.parameters}
         _write(slopes, ([share.weight * g for g in vector] for vector in _vectors(in_order)))
     return loss
+
+
+def end_all(workers: Iterable[Any]) -> None:
+    """Kill every process, and wait until it is gone; each has a `process` and a `connection`."""
+    workers = list(workers)
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.connection.close()
 
 
 def leave_with_parent() -> None:

@@ -160,13 +160,16 @@ def _check_together(rung: str, config: Any, options: dict[str, Any], material: M
 
 def _check_memory(rung: str, config: Any, options: dict[str, Any]) -> None:
     """Raises UserError for a model that cannot be trained in all the memory of this machine."""
+
+    def count(config: Any) -> int:
+        return sum(math.prod(start.shape) for start in RUNGS[rung].model.layout(config).values())
+
     layers = getattr(config, "n_layers", 1)
-    counts = []
-    for few in (1, 2) if layers > 1 else (1, 1):  # every layer has as many weights as the next
-        smaller = dataclasses.replace(config, n_layers=few) if layers > 1 else config
-        shapes = [start.shape for start in RUNGS[rung].model.layout(smaller).values()]
-        counts.append(sum(map(math.prod, shapes)))
-    weights = counts[0] + (layers - 1) * (counts[1] - counts[0])
+    if layers > 2:  # all have as many as another; the table of a million would be large itself
+        one, two = (count(dataclasses.replace(config, n_layers=few)) for few in (1, 2))
+        weights = one + (layers - 1) * (two - one)
+    else:
+        weights = count(config)
     copies = 2 if options["optimizer"] == "sgd" else 4  # weights, gradients, two averages
     needed, there = weights * copies * BYTES, memory()
     if there and needed > there:
