@@ -78,3 +78,16 @@ def test_what_is_there_is_kept_or_left_alone(capsys):
         problem = f"{name} exists and is no model with int8 weights; choose another --out"
         assert problem in said(capsys, "quantize", "n", "-o", name, code=1).err
         assert Path(name).read_bytes() == before
+
+
+def test_int8_weights_cannot_be_said_to_be_rounded_twice(capsys):
+    said(capsys, "quantize", "m.safetensors", "-o", "m8")
+    plain = said(capsys, "eval", "--data", "text.txt", "-c", "m8").out
+    assert said(capsys, "eval", "--data", "text.txt", "-c", "m8", "--int8").out == plain
+
+
+def test_of_a_task_both_shares_are_said(capsys):
+    words = ["train", "--task", "find", "--model", "attention", "--steps", "2", "-o", "t"]
+    said(capsys, *words, "--quiet")
+    out = said(capsys, "eval", "-c", "t", "--int8").out
+    assert re.findall(r"find \(.*\): (not rounded, )?[\d.]+% right", out) == ["", "not rounded, "]

@@ -14,8 +14,8 @@ from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.run.begin import VAL_TOKENS
 from tiny_llm.run.errors import UserError
-from tiny_llm.run.saved import Run
-from tiny_llm.run.sources import TASK, Material, read_source
+from tiny_llm.run.saved import Run, is_packed
+from tiny_llm.run.sources import TASK, Material, Source, read_source
 from tiny_llm.run.without_head import switch_off
 from tiny_llm.text.corpus import Corpus, Spread
 from tiny_llm.text.shown import shown
@@ -63,39 +63,53 @@ def run(args: argparse.Namespace) -> int:
             switch_off(current.model, *head)
     except ValueError as error:
         raise UserError(str(error)) from None
-    exact = dict(current.model.parameters)
-    if args.int8:
-        quantize(current.model)
     is_task = options.task and not args.data
     source = read_source(TASK + options.task if is_task else args.data, args.encoding)
-    try:
-        if source.sha256 == options.text_sha256:
-            material = source.known(tokenizer, options.val_fraction, options.lines)
-            held_out: Corpus = material.val
-        else:
-            material, held_out = None, source.unsplit(tokenizer, options.lines)
-    except ValueError as error:
-        other = f"{source.name} is not the text that it was trained on (--data names one), and "
-        is_own = source.sha256 == options.text_sha256
-        raise UserError(f"{'' if is_own else other}{error}") from None
+    material, held_out = _material(current, source)
+    model, without = current.model, _without(args.without_head)
+    exact = model.parameters
+    if args.int8 and not is_packed(model):
+        model.parameters = dict(exact)
+        quantize(model)
     if material and material.task:
-        print_task(current, material, _without(args.without_head))
+        print_task(current, material, without)
+        if model.parameters is not exact:
+            model.parameters = exact
+            print_task(current, material, "not rounded, ")
         return 0
     if not (material or args.data):
         tell(f"{source.name} is not the text that it was trained on; --data names one")
-    unit, without = tokenizer.unit + "s", _without(args.without_head)
+    unit = tokenizer.unit + "s"
     print(f"{without:<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
+    name = f"{source.name}{source.what_is_measured}"
     if material:
+        name = "validation part"
         _print_own(material, current)
     else:
-        _print_part(f"{source.name}{source.what_is_measured}", held_out, current)
-    if args.int8:
-        current.model.parameters = exact
-        name = "validation part" if material else source.name
+        _print_part(name, held_out, current)
+    if model.parameters is not exact:
+        model.parameters = exact
         _print_part(f"{name}, not rounded", held_out, current)
     guess = guessing_loss(tokenizer.vocab_size)
     _print_row("guessing", "", guess, _ratio(held_out, current))
     return 0
+
+
+def _material(current: Run, source: Source) -> tuple[Optional[Material], Corpus]:
+    """The text as the model was trained on it, if it was, and the part that is new to it.
+
+    Raises UserError if the model cannot read it.
+    """
+    options = current.options
+    is_own = source.sha256 == options.text_sha256
+    try:
+        if is_own:
+            material = source.known(current.tokenizer, options.val_fraction, options.lines)
+            return material, material.val
+        return None, source.unsplit(current.tokenizer, options.lines)
+    except ValueError as error:
+        other = f"{source.name} is not the text that it was trained on (--data names one), and "
+        raise UserError(f"{'' if is_own else other}{error}") from None
 
 
 def _without(heads: list[tuple[int, int]]) -> str:
