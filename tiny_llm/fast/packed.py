@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Callable, overload
@@ -113,10 +113,10 @@ def _laid_out(numbers: array[int], size: int) -> int:
 _PLUS_128 = bytes(byte ^ 128 for byte in range(256))
 
 
-def pack(matrix: Matrix, is_table: bool) -> Packed:
+def pack(rows: Iterable[Vector], is_table: bool) -> Packed:
     """Rounded so that the largest number of each row is 127 or -127 of its scale."""
     numbers, scales = array("b"), []
-    for row in matrix:
+    for row in rows:
         scale = max(map(abs, row)) / LARGEST
         scales.append(scale)
         numbers.extend([round(value / scale) for value in row] if scale else [0] * len(row))

@@ -169,7 +169,8 @@ def whole_pieces(blocks: Iterable[str]) -> Iterator[str]:
     without looking back. (Python's \s holds more than Unicode's white space, \x1c to \x1f: there
     may be a cut at fewer places for that, and at no wrong one.)
 
-    A text without such a place comes as one block.
+    A text without such a place comes as one block. All this holds where numbers are cut off first,
+    too: what is a piece of its own there does not depend on what is beside it.
     """
     text = ""
     for block in blocks:

@@ -26,11 +26,12 @@ from itertools import chain
 from operator import add
 from typing import Any, Callable, NamedTuple, Optional, Union
 
-from tiny_llm.text.pretokenize import pieces
+from tiny_llm.text.pretokenize import CUTS, pieces
 from tiny_llm.text.shown import shown
 
 END_OF_TEXT = "<|endoftext|>"
 GONE = -1  # in the place of a token that has joined its left neighbour
+MOST_MISSING = 32  # bytes without a token: 13 stand in no text, and rare ones may have got none
 RAREST_PAIR = 2  # a pair that occurs once is no pattern
 MOST_CACHED, LONGEST_CACHED = 2**17, 64  # pieces, and characters in a piece, that are remembered
 
@@ -55,7 +56,8 @@ class BPETokenizer:
 
     vocabulary: name -> id, as in GPT-2's vocab.json; merges: pairs of names, as in its merges.txt,
     the first learned first; special_tokens: those names of the vocabulary that stand for themselves
-    and are never made from text unless `encode` is told so.
+    and are never made from text unless `encode` is told so; cut: how a text becomes pieces, one of
+    `pretokenize.CUTS`. A byte that has no token is left out of what is encoded.
     Raises ValueError, with what is wrong, for parts that do not fit together.
     """
 
@@ -66,14 +68,22 @@ class BPETokenizer:
         vocabulary: Mapping[str, int],
         merges: Iterable[Merge],
         special_tokens: Iterable[str] = (),
+        cut: str = "gpt2",
     ) -> None:
         self.vocabulary, self.merges = dict(vocabulary), list(merges)
+        if cut not in CUTS:
+            raise ValueError(f"{shown(repr(cut))} is no way to cut a text; there are {[*CUTS]}")
+        self.cut, self.pieces = cut, CUTS[cut]
         special = set(special_tokens)
         _check_vocabulary(self.vocabulary, self.merges, special)
         self.special_tokens = {name: self.vocabulary[name] for name in self._in_order(special)}
         names = self._in_order(self.vocabulary)
         self._tokens = [utf8(n) if n in special else _bytes_of_name(n) for n in names]
-        self._byte_ids = [self.vocabulary[SIGN_OF_BYTE[byte]] for byte in range(256)]
+        self._byte_ids = {
+            byte: self.vocabulary[sign]
+            for byte, sign in SIGN_OF_BYTE.items()
+            if sign in self.vocabulary
+        }
         pairs = [(self.vocabulary[left], self.vocabulary[right]) for left, right in self.merges]
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._made = [self.vocabulary[left + right] for left, right in self.merges]
@@ -154,7 +164,7 @@ class BPETokenizer:
     def _encode(self, text: str) -> list[int]:
         if len(self._ids_of_pieces) > MOST_CACHED:
             self._ids_of_pieces.clear()
-        return list(chain.from_iterable(map(self._ids_of_pieces.__getitem__, pieces(text))))
+        return list(chain.from_iterable(map(self._ids_of_pieces.__getitem__, self.pieces(text))))
 
     def _encode_piece(self, piece: str) -> list[int]:
         ids = self._ids_of_bytes(piece)
@@ -163,7 +173,8 @@ class BPETokenizer:
         return _left(ids)
 
     def _ids_of_bytes(self, piece: str) -> list[int]:
-        return [self._byte_ids[byte] for byte in piece.encode("utf-8")]
+        ids = self._byte_ids
+        return [ids[byte] for byte in piece.encode("utf-8") if byte in ids]
 
     def _merge(self, ids: list[int]) -> Iterator[int]:
         """Merge in place, leaving GONE behind, and yield the number of each merge once it is done.
@@ -223,8 +234,11 @@ class BPETokenizer:
     def state(self) -> dict[str, Any]:
         """All that is needed to build it again, as plain data for JSON."""
         special = list(self.special_tokens)
-        state = {"kind": self.kind, "merges": [*map(" ".join, self.merges)], "special": special}
-        if self.vocabulary != _standard_vocabulary(self.merges, special):
+        state: dict[str, Any] = {"kind": self.kind, "merges": [*map(" ".join, self.merges)]}
+        state["special"] = special
+        if self.cut != "gpt2":
+            state["cut"] = self.cut
+        if self.cut != "gpt2" or self.vocabulary != _standard_vocabulary(self.merges, special):
             state["vocabulary"] = self._in_order(self.vocabulary)
         return state
 
@@ -233,7 +247,7 @@ class BPETokenizer:
         """The inverse of `state`. Raises ValueError for anything else."""
         if not isinstance(state, dict) or state.get("kind") != cls.kind:
             raise ValueError("this is not the state of a BPE tokenizer")
-        for key in {"merges", "special", *state} - {"kind"}:
+        for key in {"merges", "special", *state} - {"kind", "cut"}:
             names = state.get(key)
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"the {key} of a BPE tokenizer is a list of strings")
@@ -243,7 +257,8 @@ class BPETokenizer:
         names = state["vocabulary"]
         if len(set(names)) != len(names):
             raise ValueError("a token stands twice in the vocabulary")
-        return cls({name: token for token, name in enumerate(names)}, merges, special)
+        vocabulary = {name: token for token, name in enumerate(names)}
+        return cls(vocabulary, merges, special, state.get("cut", "gpt2"))
 
 
 def utf8(text: str) -> bytes:
@@ -320,12 +335,12 @@ def _check_vocabulary(vocabulary: dict[str, int], merges: list[Merge], special: 
                 f"the special token {shown(repr(name))} is also the name of an ordinary one; "
                 f"choose another"
             )
-    for byte, sign in SIGN_OF_BYTE.items():
-        if sign not in vocabulary:
-            raise ValueError(
-                f"the vocabulary has no token for the byte {byte:#04x} ({sign}), so it cannot "
-                f"encode every text; a byte-level vocabulary holds all 256"
-            )
+    missing = sum(sign not in vocabulary for sign in BYTE_OF_SIGN)
+    if missing > MOST_MISSING:
+        raise ValueError(
+            f"the vocabulary has no token for {missing} of the 256 bytes, so there are texts that "
+            f"it cannot encode; a byte-level vocabulary lacks {MOST_MISSING} at most"
+        )
     for left, right in merges:
         for name in (left, right, left + right):
             if name not in vocabulary or name in special:

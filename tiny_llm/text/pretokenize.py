@@ -12,6 +12,9 @@ third-party module `regex`, takes the first of these that fits:
 The standard `re` knows no \p{L} (letters), and \p{N} (numbers: also ² and Ⅷ) is more than its \d.
 But its \w is just these two and the underscore, so once the numbers are listed, the letters are
 what is left. What a character is depends on the version of Unicode that this Python has.
+
+Others cut by the same pattern after they have cut off every number character by itself ("smollm",
+named after the model: " 42" becomes " " "4" "2"), so that all numbers of a length look alike.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Callable
 
 # White_Space as Unicode defines it. Python's own \s also holds the separators \x1c to \x1f.
 SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -31,10 +35,28 @@ def pieces(text: str) -> list[str]:
     return pattern().findall(text)
 
 
+def pieces_and_digits(text: str) -> list[str]:
+    """Every number character as a piece of its own, and what is between them by the pattern."""
+    return [piece for part in _numbers().split(text) for piece in pieces(part)]
+
+
+CUTS: dict[str, Callable[[str], list[str]]] = {"gpt2": pieces, "smollm": pieces_and_digits}
+
+
+@cache
+def _numbers() -> re.Pattern[str]:
+    return re.compile(rf"([\d{_beyond_digits()}])")
+
+
+@cache
+def _beyond_digits() -> str:
+    return "".join(_ranges(_numbers_beyond_digits()))
+
+
 @cache
 def pattern() -> re.Pattern[str]:
     """GPT-2's pattern for the standard `re`; made at the first call, which takes a moment."""
-    numbers = "".join(_ranges(_numbers_beyond_digits()))
+    numbers = _beyond_digits()
     return re.compile(
         "'(?:[stmd]|re|ve|ll)"
         # Covered by the next line, but the classes of plain English are twice as fast to look up.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiny_llm.text.bpe import BPETokenizer, Step
-from tiny_llm.text.pretokenize import pieces
 from tiny_llm.view.terminal import BOLD, Style, clip, display_width, pad, paint, visible, wrap
 
 INDENT = "  "
@@ -21,7 +20,7 @@ def explain(tokenizer: BPETokenizer, text: str, style: Style) -> Iterator[str]:
 
     Raises ValueError for text that cannot be encoded.
     """
-    parts = pieces(text)
+    parts = tokenizer.pieces(text)
     ids = [tokenizer.encode(piece) for piece in parts]
     counts = (
         (len(text), "character"),
