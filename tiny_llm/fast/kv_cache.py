@@ -73,9 +73,15 @@ class GoingOn:
         raise ValueError("a forward that went on from a past has no backward; give whole contexts")
 
 
-def going_on(model: LanguageModel, pasts: Sequence[Past]) -> Any:
+class Listening(GoingOn):
+    """Goes on, and scores no token: for what is only read, where nobody asks what comes next."""
+
+    lm_head: Sequence[Vector] = ()
+
+
+def going_on(model: LanguageModel, pasts: Sequence[Past], way: type[GoingOn] = GoingOn) -> Any:
     """A model like this one, which goes on from these pasts."""
-    return type("GoingOn", (GoingOn, type(model)), {})(model, pasts)
+    return type(way.__name__, (way, type(model)), {})(model, pasts)
 
 
 def read_on(
@@ -85,6 +91,20 @@ def read_on(
 
     Raises ValueError unless there is a past for each context, and both fit in the window.
     """
+    _check_room(model, pasts, contexts)
+    logits, cache = going_on(model, pasts).forward(contexts)
+    longer = _longer(pasts, contexts, cache)
+    return [logits[end - 1] for end in accumulate(map(len, contexts))], longer
+
+
+def listen(model: LanguageModel, past: Past, tokens: list[int]) -> Past:
+    """The past after these tokens. Raises ValueError for more than the model can see."""
+    _check_room(model, [past], [tokens])
+    _, cache = going_on(model, [past], Listening).forward([tokens])
+    return _longer([past], [tokens], cache)[0]
+
+
+def _check_room(model: LanguageModel, pasts: Sequence[Past], contexts: Sequence[list[int]]) -> None:
     if len(pasts) != len(contexts):
         raise ValueError(f"{len(contexts)} contexts need as many pasts, not {len(pasts)}")
     for past, context in zip(pasts, contexts):
@@ -93,12 +113,14 @@ def read_on(
                 f"{len(past.tokens)} tokens of the past and {len(context)} new ones exceed the "
                 f"context of {model.config.context_length}; read the last of them without a past"
             )
-    logits, cache = going_on(model, pasts).forward(contexts)
+
+
+def _longer(pasts: Sequence[Past], contexts: list[list[int]], cache: Any) -> list[Past]:
     longer = []
     for i, (past, context) in enumerate(zip(pasts, contexts)):
         heads = [[KeysValues(h.keys, h.values) for h in block.heads[i]] for block in cache.blocks]
         longer.append(Past(past.tokens + context, heads))
-    return [logits[end - 1] for end in accumulate(map(len, contexts))], longer
+    return longer
 
 
 class Reader:
@@ -116,8 +138,7 @@ class Reader:
     def begin(self, window: list[int], texts: Sequence[int]) -> None:
         """Read what these texts share once for all: the window without its last token."""
         if self.remember and len(window) > 1:
-            _, (past,) = read_on(self.model, [NOTHING], [window[:-1]])
-            self.pasts = dict.fromkeys(texts, past)
+            self.pasts = dict.fromkeys(texts, listen(self.model, NOTHING, window[:-1]))
 
     def __call__(self, window: list[int]) -> Vector:
         """The logits behind one window: V."""
