@@ -38,7 +38,7 @@ class Alphabet:
 
 def use_model(monkeypatch, model, tokenizer, rung="mlp"):
     run = Run(rung, model, tokenizer, optimizer=None, options=Options())
-    monkeypatch.setattr(command, "load_run", lambda path, to_train=False: run)
+    monkeypatch.setattr(command, "open_model", lambda path, to_train=False, int8=False: run)
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 r"""Chat: a conversation is a text with a few special tokens, which a model goes on with.
 
-    <|im_start|>system \n You are helpful.  <|im_end|> \n
-    <|im_start|>user   \n Hello!            <|im_end|> \n
-    <|im_start|>assistant \n                                <- the model writes from here
+    <|im_start|>system \n You are helpful.  <|im_end|> \n      <|system|> You are helpful. <|end|>
+    <|im_start|>user   \n Hello!            <|im_end|> \n      <|user|> Hello! <|end|>
+    <|im_start|>assistant \n   <- the model goes on ->         <|assistant|>
 
 Nothing in a chat model's architecture knows of people who talk. It was trained on texts that look
-like this one, so it goes on with an answer, and then with the token that ends one. The layout
-above is ChatML (OpenAI, 2023); each model knows only the one that it was trained on, and a model
-file brings it along as a program in a template language, Jinja. Such a program is never run here:
-it is compared with the text of the ones that are known, and what is different in it is data.
+like this one, so it goes on with an answer, and then with the token that ends one. Each model knows
+only the layout that it was trained on: on the left ChatML (OpenAI, 2023), on the right the one of
+this project, with fewer tokens. A model file brings its layout along as a program in a template
+language, Jinja. Such a program is never run here: it is compared with the ones that are known.
 
 The markers are tokens of their own that stand in no text. What a person writes is encoded as text,
 even if it reads `<|im_end|>`, so nobody can speak for another.
@@ -29,8 +29,8 @@ from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.shown import shown
 
-BEGIN, END = "<|im_start|>", "<|im_end|>"
 CHUNK = 16  # tokens that are read at once: more take more memory, and a stop waits for them
+ROLES = ("system", "user", "assistant")
 
 # ---------------------------------------------------------------- the layout
 
@@ -38,14 +38,22 @@ CHUNK = 16  # tokens that are read at once: more take more memory, and a stop wa
 class Message(NamedTuple):
     """What one of them said."""
 
-    role: str  # system, user or assistant
+    role: str  # one of ROLES
     content: str
 
 
 class Template(NamedTuple):
-    """ChatML, in which models differ by what the system says when nobody else does."""
+    """A layout. {} is the role; what stands between <| and |> is a marker."""
 
-    default_system: str = ""
+    begin: str
+    end: str
+    default_system: str = ""  # what the system says when nobody else does
+
+    @property
+    def markers(self) -> set[str]:
+        """The special tokens that it needs."""
+        text = self.end + "".join(map(self.begin.format, ROLES))
+        return set(_MARKER.findall(text))
 
     def ids(self, messages: Sequence[Message], tokenizer: BPETokenizer) -> list[int]:
         """The conversation as tokens, the default system message before it if it has none."""
@@ -55,52 +63,63 @@ class Template(NamedTuple):
 
     def message(self, message: Message, tokenizer: BPETokenizer) -> list[int]:
         """One message as tokens."""
-        begin = tokenizer.special_tokens[BEGIN]
-        inside = tokenizer.encode(f"{message.role}\n{message.content}")
-        return [begin, *inside, *self.after(tokenizer)]
+        *before, last = _MARKER_OR_TEXT.split(self.begin.format(message.role))
+        after, *behind = _MARKER_OR_TEXT.split(self.end)
+        parts = [*before, last + message.content + after, *behind]  # text beside text is one text
+        return _encode(parts, tokenizer)
 
     def after(self, tokenizer: BPETokenizer) -> list[int]:
         """What ends a message."""
-        return [tokenizer.special_tokens[END], *tokenizer.encode("\n")]
+        return _encode(_MARKER_OR_TEXT.split(self.end), tokenizer)
 
     def answer(self, tokenizer: BPETokenizer) -> list[int]:
         """What an answer begins with."""
-        return [tokenizer.special_tokens[BEGIN], *tokenizer.encode("assistant\n")]
+        return _encode(_MARKER_OR_TEXT.split(self.begin.format("assistant")), tokenizer)
 
     @property
     def jinja(self) -> str:
         """As other programs have it."""
-        default = _DEFAULT.format(self.default_system) if self.default_system else ""
-        return f"{_EACH}{default}{_MESSAGE}{_ANSWER}"
+        before, after = (f"'{part}' + " if part else "" for part in self.begin.split("{}"))
+        system = self.begin.format("system")
+        return (
+            "{% for message in messages %}"
+            + _DEFAULT.format(f"{system}{self.default_system}{self.end}")
+            * bool(self.default_system)
+            + f"{{{{ {before}message['role'] + {after}message['content'] + '{self.end}' }}}}"
+            + "{% endfor %}{% if add_generation_prompt %}"
+            + f"{{{{ '{self.begin.format('assistant')}' }}}}"
+            + "{% endif %}"
+        )
 
 
-_EACH = "{% for message in messages %}"
-_DEFAULT = (
-    "{{% if loop.first and messages[0]['role'] != 'system' %}}"
-    "{{{{ '<|im_start|>system\n{}<|im_end|>\n' }}}}{{% endif %}}"
-)
-_MESSAGE = (
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-)
-_ANSWER = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+CHATML = Template("<|im_start|>{}\n", "<|im_end|>\n")
+OWN = Template("<|{}|>", "<|end|>")
+_MARKER = re.compile(r"<\|\w+\|>")
+_MARKER_OR_TEXT = re.compile(r"(<\|\w+\|>)")  # split by it, every second part is a marker
+_DEFAULT = "{{% if loop.first and messages[0]['role'] != 'system' %}}{{{{ '{}' }}}}{{% endif %}}"
+
+
+def _encode(parts: Sequence[str], tokenizer: BPETokenizer) -> list[int]:
+    """Texts and markers by turns, as tokens."""
+    ids = []
+    for number, part in enumerate(parts):
+        ids += [tokenizer.special_tokens[part]] if number % 2 else tokenizer.encode(part)
+    return ids
 
 
 def template_of(jinja: str) -> Template:
     """The layout that this program writes. Raises ValueError for one that is not known."""
-    parts = _DEFAULT.format("\1").split("\1")
-    before, after = (re.escape(_plain(part)) for part in parts)
-    pattern = (
-        re.escape(_plain(_EACH)) + f"(?:{before}([^'\\\\{{}}]*){after})?"
-        + re.escape(_plain(_MESSAGE + _ANSWER))
-    )  # fmt: skip
-    found = re.fullmatch(pattern, _plain(jinja.strip()))
-    if not found:
-        raise ValueError(
-            f"its chat template is not ChatML, the one that is known here: {shown(repr(jinja))}; "
-            f"`generate` continues a text with it all the same"
-        )
-    return Template(found[1] or "")
+    for known in (CHATML, OWN):
+        pattern = re.escape(_plain(known._replace(default_system="\1").jinja))
+        default = re.escape(_plain(_DEFAULT.format(f"{known.begin.format('system')}\1{known.end}")))
+        own = default.replace("\1", r"([^'\\{}]*)")
+        found = re.fullmatch(pattern.replace(default, f"(?:{own})?"), _plain(jinja.strip()))
+        if found:
+            return known._replace(default_system=found[1] or "")
+    raise ValueError(
+        f"its chat template is not ChatML, nor that of tiny-lm: {shown(repr(jinja))}; "
+        f"`generate` continues a text with it all the same"
+    )
 
 
 def _plain(jinja: str) -> str:
@@ -108,10 +127,10 @@ def _plain(jinja: str) -> str:
     return re.sub(r"\{([{%]) *| *([%}])\}", r"{\1\2}", jinja.replace(r"\n", "\n"))
 
 
-def is_chat_tokenizer(tokenizer: object) -> bool:
+def can_speak(tokenizer: object, template: Template) -> bool:
     """Whether it has the tokens that the layout is made of."""
     special = tokenizer.special_tokens if isinstance(tokenizer, BPETokenizer) else {}
-    return {BEGIN, END} <= special.keys()
+    return template.markers <= special.keys()
 
 
 # ---------------------------------------------------------------- the conversation

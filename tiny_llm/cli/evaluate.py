@@ -23,6 +23,8 @@ from tiny_llm.text.yardsticks import bigram_loss, guessing_loss
 from tiny_llm.training import evaluate
 from tiny_llm.view.terminal import tell
 
+LONGEST_WINDOW = 64  # tokens of context for a model of another program
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `eval`."""
@@ -79,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not (material or args.data):
         tell(f"{source.name} is not the text that it was trained on; --data names one")
+    if current.came_from and model.config.context_length > LONGEST_WINDOW and not args.quiet:
+        tell(f"each token is predicted from the {LONGEST_WINDOW} before it at most")
     unit = tokenizer.unit + "s"
     print(f"{without:<32}{unit:>11}{'nats':>8}{'perplexity':>12}{'bits per char':>15}")
     name = f"{source.name}{source.what_is_measured}"
@@ -139,7 +143,10 @@ def _ratio(part: Corpus, current: Run) -> float:
 def _print_part(name: str, part: Corpus, current: Run, predictions: Optional[int] = None) -> None:
     """A row for a part; with `predictions`, for about so many of its tokens, evenly spread."""
     model, tokens = current.model, len(part.ids)
-    examples = part.examples(model.config.context_length, model.predicts_every_token)
+    length = model.config.context_length
+    if current.came_from:  # of a model that sees thousands of tokens, they would take hours
+        length = min(length, LONGEST_WINDOW)
+    examples = part.examples(length, model.predicts_every_token)
     if predictions and predictions < tokens - 1:
         examples, tokens = Spread(examples, predictions), predictions
     loss = evaluate(model, examples)

@@ -8,7 +8,8 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.fast.packed import quantize
 from tiny_llm.run.errors import UserError, program
-from tiny_llm.run.saved import LEFT_OUT, Run, is_packed, load_run, newest_checkpoint
+from tiny_llm.run.models import open_model
+from tiny_llm.run.saved import LEFT_OUT, Run, is_packed, newest_checkpoint
 from tiny_llm.text.shown import shown
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.terminal import tell
@@ -46,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
 def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     """The run in --checkpoint, or in the newest one of runs/, which is then named."""
     path = flags.checkpoint_of(args) or newest_checkpoint()
-    current = load_run(path, to_train)
+    current = open_model(path, to_train, getattr(args, "int8", False))
     if not args.quiet:
         kind = ", int8 weights" if is_packed(current.model) else ""
-        tell(f"{path}: {current.rung}, step {current.step}{kind}")
+        begun = f"from {current.came_from}" if current.came_from else f"step {current.step}"
+        tell(f"{path}: {current.rung}, {begun}{kind}")
         if current.unknown:
             tell(LEFT_OUT + ", ".join(map(shown, current.unknown)))
     return current

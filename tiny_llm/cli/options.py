@@ -259,19 +259,30 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("-p", "--prompt", type=prompt_text, help="the text to continue")
     add_special(group)
+    add_length(group, SAMPLE_LENGTH)
+    add_drawing(group, TEMPERATURE, 1.0)
+    _add_samples(group)
+
+
+def add_length(group: argparse._ActionsContainer, default: int) -> None:
+    """--max-new-tokens."""
     group.add_argument(
         "-n",
         "--max-new-tokens",
         "--sample-length",
         type=whole_number(0),
-        default=SAMPLE_LENGTH,
+        default=default,
         metavar="N",
         help="tokens to write (%(default)s)",
     )
+
+
+def add_drawing(group: argparse._ActionsContainer, temperature: float, top_p: float) -> None:
+    """How the next token is drawn."""
     group.add_argument(
         "--temperature",
         type=number("at least 0", lambda value: value >= 0),
-        default=TEMPERATURE,
+        default=temperature,
         metavar="X",
         help="below 1: likely tokens more often; 0: only the likeliest (%(default)s)",
     )
@@ -285,11 +296,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--top-p",
         type=number("above 0 and at most 1", lambda value: 0 < value <= 1),
-        default=1.0,
+        default=top_p,
         metavar="P",
         help="draw from the fewest tokens with probability P in all; 1: from all (%(default)s)",
     )
-    _add_samples(group)
 
 
 def add_special(group: argparse._ActionsContainer) -> None:

@@ -12,6 +12,7 @@ from tiny_llm.fast.tensors import shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.atomic import backups
 from tiny_llm.files.checkpoint import CheckpointError
+from tiny_llm.files.portable import Chat
 from tiny_llm.model import LanguageModel, Parameters, rows_of
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.errors import UserError, program, quoted
@@ -47,6 +48,8 @@ class Run:
     best: Optional[Best] = None
     recent: RecentLosses = field(default_factory=RecentLosses)
     unknown: list[str] = field(default_factory=list)  # options in the file that are none here
+    chat: Chat = field(default_factory=Chat)  # how it was taught to talk, if it was
+    came_from: str = ""  # the format of another program that it was read from
 
     @property
     def is_best(self) -> bool:
@@ -79,6 +82,8 @@ def save_run(path: Path, run: Run) -> None:
         "step": run.step,
         "best": run.best and dataclasses.asdict(run.best),
         "recent": dataclasses.asdict(run.recent),
+        **({"chat": run.chat._asdict()} if run.chat.template else {}),
+        **({"came_from": run.came_from} if run.came_from else {}),
     }
     checkpoint.save(path, {**run.model.parameters, **moments}, metadata)
 
@@ -166,8 +171,10 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
         optimizer.state = _checked_moments(optimizer, moments, parameters)
     best = _best_from(metadata["best"])
     recent = _recent_from(metadata["recent"])
-    name = metadata["model"]
-    return Run(name, model, tokenizer, optimizer, options, step, best, recent, unknown)
+    return Run(
+        metadata["model"], model, tokenizer, optimizer, options, step, best, recent, unknown,
+        _chat_from(metadata.get("chat", {}), tokenizer), shown(metadata.get("came_from", "")),
+    )  # fmt: skip
 
 
 def _check_sizes(config: dict[str, Any], tensors: Parameters) -> None:
@@ -225,6 +232,14 @@ def _best_from(values: Any) -> Optional[Best]:
     if type(best.step) is not int or best.step < 0 or type(best.val_loss) is not float:
         raise ValueError(f"its best is {shown(repr(values))}")
     return best
+
+
+def _chat_from(values: Any, tokenizer: Tokenizer) -> Chat:
+    template, ends = values.get("template", ""), values.get("ends", [])
+    is_known = all(type(end) is int and 0 <= end < tokenizer.vocab_size for end in ends)
+    if not isinstance(template, str) or not is_known:
+        raise ValueError(f"its way to chat is {shown(repr(values))}")
+    return Chat(template, tuple(ends))
 
 
 def _recent_from(values: Any) -> RecentLosses:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_llm.files import bpe_files
+from tiny_llm.files import bpe_files, gguf, gguf_models
+from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UserError
 from tiny_llm.text.bpe import BPETokenizer
 
@@ -12,11 +13,12 @@ VOCAB_SIZE = 512  # of a new BPE tokenizer that --vocab-size says nothing about
 
 
 def load_tokenizer(path: Path) -> BPETokenizer:
-    """The tokenizer in a tokenizer.json, or in a folder with vocab.json and merges.txt.
-
-    Raises UserError if there is none to be had.
+    """The tokenizer in a tokenizer.json, in a folder with vocab.json and merges.txt, or in a GGUF
+    file. Raises UserError if there is none to be had.
     """
     try:
+        if path.is_file() and gguf.is_gguf(beginning_of(path)):
+            return _of_gguf(path)
         return bpe_files.load(path)
     except FileNotFoundError:
         raise UserError(
@@ -27,3 +29,10 @@ def load_tokenizer(path: Path) -> BPETokenizer:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _of_gguf(path: Path) -> BPETokenizer:
+    tokenizer = gguf_models.read(path).tokenizer
+    if not isinstance(tokenizer, BPETokenizer):
+        raise ValueError(f"the tokens of {path} are characters, which need no file")
+    return tokenizer

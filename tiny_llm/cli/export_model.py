@@ -1,0 +1,74 @@
+"""tiny-lm export: a model for other programs, Hugging Face's and llama.cpp."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.files import gguf, gguf_models, hugging_face
+from tiny_llm.files.foreign import beginning_of
+from tiny_llm.run.errors import UsageError, UserError, alone, check_out, writing
+from tiny_llm.run.models import portable
+from tiny_llm.view.terminal import tell
+
+NUMBERS = {"hf": ("f32", "f16"), "gguf": ("f32", "f16", "q8_0")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `export`."""
+    parser.description = (
+        "Write a saved model (modern, which is GPT-2, or llama) as a Hugging Face folder, which "
+        "`transformers` loads, or as a GGUF file, which llama.cpp and its like run."
+    )
+    parser.set_defaults(command=run)
+    flags.add_checkpoint(parser)
+    parser.add_argument("--to", choices=NUMBERS, required=True, help="a folder, or a file")
+    parser.add_argument(
+        "-o", "--out", type=flags.file_name, required=True, metavar="TARGET", help="its name"
+    )
+    parser.add_argument(
+        "--numbers",
+        choices=NUMBERS["gguf"],
+        default="f32",
+        help="how they are written: in 4 bytes, in 2, or (gguf) in about 1 (%(default)s)",
+    )
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, convert, write."""
+    if args.numbers not in NUMBERS[args.to]:
+        raise UsageError(f"--to {args.to} has numbers {' or '.join(NUMBERS[args.to])}")
+    out: Path = args.out
+    if args.to == "gguf":
+        check_out(out, lambda: _is_gguf(out), f"{out} exists and is no GGUF file; choose another")
+    else:
+        _check_folder(out)
+    model = portable(open_checkpoint(args))
+    write = gguf_models.write if args.to == "gguf" else hugging_face.write
+    try:
+        with alone(out), writing(out):
+            write(out, model, args.numbers)
+    except ValueError as error:
+        raise UserError(f"cannot write {out}: {error}") from None
+    if not args.quiet:
+        files = sorted(out.iterdir()) if out.is_dir() else [out]
+        tell(f"saved {out}: {sum(file.stat().st_size for file in files):,} bytes")
+    return 0
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        return gguf.is_gguf(beginning_of(path))
+    except OSError:
+        return False
+
+
+def _check_folder(out: Path) -> None:
+    """Raises UserError for a place that holds something else than such a model."""
+    if out.exists() and not (
+        out.is_dir() and (hugging_face.is_folder(out) or not any(out.iterdir()))
+    ):
+        raise UserError(f"{out} exists and is no Hugging Face folder; choose another --out")

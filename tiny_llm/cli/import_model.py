@@ -1,0 +1,64 @@
+"""tiny-lm import: a model of another program as one file of this one."""
+
+from __future__ import annotations
+
+import argparse
+
+from tiny_llm.cli import options as flags
+from tiny_llm.files import atomic
+from tiny_llm.run.errors import UserError, alone, check_out, to_type, writing
+from tiny_llm.run.models import foreign_model, run_of
+from tiny_llm.run.saved import is_packed, load_run, save_run
+from tiny_llm.view.terminal import tell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `import`."""
+    parser.description = (
+        "Turn a Hugging Face folder (GPT-2 or Llama: config.json, safetensors, tokenizer) or a "
+        "GGUF file into a model of this project. All commands that only read a model take the "
+        "folder or the file itself, too."
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "source", type=flags.file_name, metavar="SOURCE", help="a folder, or a file"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=flags.file_name,
+        required=True,
+        metavar="FILE",
+        help="ends in .safetensors",
+    )
+    flags.add_int8(parser)
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, convert, write."""
+
+    def is_model() -> bool:
+        try:
+            return load_run(args.out).came_from != ""
+        except UserError:
+            return False
+
+    check_out(args.out, is_model, f"{args.out} exists and was not imported; choose another --out")
+    found = foreign_model(args.source)
+    if not found:
+        raise UserError(
+            f"{args.source} is neither a folder with a config.json nor a GGUF file; name one"
+        )
+    current = run_of(args.source, *found, args.int8)
+    with alone(args.out), writing(args.out):
+        backup = atomic.keep_old(args.out)
+        save_run(args.out, current)
+    if not args.quiet:
+        if backup:
+            tell(f"kept: the older {args.out} is now {backup}")
+        numbers = "int8 weights" if is_packed(current.model) else "float64 weights"
+        tell(f"saved {args.out}: {current.rung}, {numbers}, {args.out.stat().st_size:,} bytes")
+        command = "chat" if current.chat.template else "generate"
+        tell("    " + to_type(command, {"--checkpoint": str(args.out)}))
+    return 0
