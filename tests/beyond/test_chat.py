@@ -102,6 +102,21 @@ def test_how_a_template_is_spaced_makes_no_difference():
     assert spaced != text and template_of(f"\n{spaced} ") == CHATML._replace(default_system="I am")
 
 
+def test_the_templates_of_chat_models_are_known():
+    """As SmolLM2's files have it, and as older ones do."""
+    message = (
+        "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    each = "{% for message in messages %}"
+    first = (
+        "{% if loop.first and messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\\nI am<|im_end|>\\n' }}{% endif %}"
+    )
+    assert template_of(each + message) == CHATML
+    assert template_of(each + first + message) == CHATML._replace(default_system="I am")
+
+
 @pytest.mark.parametrize(
     "change", [("user", "human"), ("role", "name"), ("loop.first", "loop.last"), ("im_end", "end")]
 )

@@ -123,8 +123,10 @@ def template_of(jinja: str) -> Template:
 
 
 def _plain(jinja: str) -> str:
-    """Without what makes no difference: spaces at the edges of a tag, how a newline is written."""
-    return re.sub(r"\{([{%]) *| *([%}])\}", r"{\1\2}", jinja.replace(r"\n", "\n"))
+    """Without what makes no difference: spaces at the edges of a tag, how a newline is written,
+    texts that are put together."""
+    jinja = jinja.replace(r"\n", "\n").replace("' + '", "")
+    return re.sub(r"\{([{%]) *| *([%}])\}", r"{\1\2}", jinja)
 
 
 def can_speak(tokenizer: object, template: Template) -> bool:
