@@ -12,7 +12,9 @@ from pytest import approx
 
 from tiny_llm.fast import packed as module
 from tiny_llm.fast.kv_cache import Reader
-from tiny_llm.fast.packed import LARGEST, Packed, is_table, pack, quantize
+from tiny_llm.fast.packed import LARGEST, MANY, UNITS, Packed, is_table, pack, quantize
+from tiny_llm.fast.packed_lanes import Lanes
+from tiny_llm.fast.packed_words import Words
 from tiny_llm.fast.products import WAYS, multiply_with, use
 from tiny_llm.files.checkpoint import load, save
 from tiny_llm.matmul import PlainLoops, matmul, matmul_bt
@@ -32,10 +34,10 @@ def test_every_number_is_within_half_a_step_of_what_it_was():
         packed[4]
 
 
-# What stands in for lanes on PyPy is run everywhere, and the lanes there, too.
-@pytest.fixture(params=[True, False], ids=["lanes", "floats"], autouse=True)
-def lanes(request, monkeypatch):
-    monkeypatch.setattr(module, "LANES_PAY", request.param)
+# What multiplies on PyPy is run everywhere, and what does on CPython there, too.
+@pytest.fixture(params=[Lanes, Words], autouse=True)
+def kernel(request, monkeypatch):
+    monkeypatch.setattr(module, "KERNEL", request.param)
     return request.param
 
 

@@ -80,12 +80,19 @@ def sums_in_lanes(
 
     N x K, K integers -> N times the sums in its lanes, and the unit that they count.
     """
-    inner, scales = len(columns), _scales(rows, limit)
-    factors = _rounded(rows, scales)
-    totals = [
-        sum(map(mul, factors[row * inner : (row + 1) * inner], columns)) for row in range(len(rows))
-    ]
-    return zip(_cut(totals, count, size), _inverses(scales, 1 / 256 ** (-size % 4)))
+    rounded = [whole_numbers(row, limit) for row in rows]
+    totals = [sum(map(mul, factors, columns)) for factors, _ in rounded]
+    unit = 1 / 256 ** (-size % 4)
+    return zip(_cut(totals, count, size), [unit * u for _, u in rounded])
+
+
+def whole_numbers(row: Sequence[float], limit: float) -> tuple[array[int], float]:
+    """The row, rounded to a length of `limit` at most but for the rounding, and the unit it counts.
+
+    Raises OverflowError as `multiply_in_lanes` does.
+    """
+    scales = _scales([row], limit)
+    return _rounded([row], scales), _inverses(scales)[0]
 
 
 def _scales(rows: Iterable[Sequence[float]], limit: float) -> Vector:

@@ -1,13 +1,19 @@
 """Weights of one byte each, which stand in the place of nested lists.
 
     weights  0.31 -0.07  0.52    = 0.0041 *   76  -17  127     int8 numbers, a scale for each row
-                                             ..76|.-17|.127    in lanes, once for all products
+    inputs   2.1   0.4  -0.9     = 0.03   *   70   13  -30     whole numbers, a scale for each row
 
 Whoever only reads a model multiplies with the same weights again and again. So they are rounded to
-int8 and laid side by side in big integers beforehand, and a product of one row, which is all that
-a model needs for its next token, costs no more for each multiply-add than one of many. The numbers
-that go through the model stay what they were (Dettmers et al., 2022, find the same for models of
-billions of weights: eight bits are enough for them, a little more is needed for what they read).
+int8 beforehand, and laid out as it suits the Python that runs: packed_lanes.py for CPython,
+packed_words.py for PyPy. Then a product of one row, which is all that a model needs for its next
+token, is a sum of products of whole numbers, and exact.
+
+What goes into a product is rounded, too. Nothing may leave 24 bits, so a row of K inputs may be as
+long as 2^23 over the length of a row of weights, 127 sqrt(K) at most (Cauchy and Schwarz). CPython
+takes less time the fewer different inputs there are, and many of them are rounded to a length of
+32 sqrt(K), so that one of usual size counts 16 to 32 units. A few inputs of a real model are twenty
+times as large as the others: whole numbers like all, only larger, and no reason for the others to
+be coarser (Dettmers et al., 2022, who found such inputs, keep them apart).
 
 A packed matrix is multiplied in the direction of its forward alone: there is no way back through
 rounded weights, and no training.
@@ -21,15 +27,21 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Callable, overload
+from operator import add
+from typing import Any, Callable, Union, overload
 
-from tiny_llm.fast.lanes import LONG, MIDDLE, SHORT, longest, sums_in_lanes
+from tiny_llm.fast.lanes import whole_numbers
+from tiny_llm.fast.packed_lanes import Lanes
+from tiny_llm.fast.packed_words import Words
 from tiny_llm.matmul import Matrix, Rows, Vector
 from tiny_llm.model import LanguageModel
 
-LANES_PAY = sys.implementation.name != "pypy"  # where loops over floats are compiled, and faster
+Kernel = Union[Lanes, Words]
+KERNEL: type[Kernel] = Words if sys.implementation.name == "pypy" else Lanes
 LARGEST = 127  # of an int8 number; -128 is not used, so that a row and its negative are alike
-ENOUGH = 2**12  # units of length for a row to be rounded to; lanes that give it fewer are too short
+WIDEST = 2048  # inputs of one kernel: for more, 24 bits would leave too few to each
+MANY = 256  # inputs from which on CPython gains by rounding them more than they need
+UNITS = 32  # that an input of usual size is rounded to then, or half as many
 
 
 class Packed(Sequence[Vector]):
@@ -40,8 +52,22 @@ class Packed(Sequence[Vector]):
     """
 
     def __init__(self, numbers: array[int], scales: Vector, is_table: bool) -> None:
-        self.numbers, self.scales, self.is_table = numbers, scales, is_table
-        self.width = len(numbers) // len(scales)
+        self.scales, self.is_table = scales, is_table
+        self.width = width = len(numbers) // len(scales)
+        outputs, inputs = (len(scales), width) if is_table else (width, len(scales))
+        self.kernels: list[tuple[slice, Any]] = []  # inputs, and what multiplies with them
+        flat = numbers.tobytes()
+        for start in range(0, inputs, WIDEST):
+            stop = min(start + WIDEST, inputs)
+            if not is_table:
+                part = flat[start * width : stop * width]
+            elif inputs > WIDEST:
+                part = b"".join([flat[i + start : i + stop] for i in range(0, len(flat), width)])
+            else:
+                part = flat
+            self.kernels.append(
+                (slice(start, stop), KERNEL.of(part, outputs, stop - start, is_table))
+            )
 
     def __len__(self) -> int:
         return len(self.scales)
@@ -54,63 +80,67 @@ class Packed(Sequence[Vector]):
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
         scale = self.scales[index]  # raises IndexError
-        start = index % len(self) * self.width
-        return [number * scale for number in self.numbers[start : start + self.width]]
+        if not self.is_table:
+            return self.rows[index]
+        row = index % len(self)
+        return [number * scale for _, k in self.kernels for number in k.numbers_of(row)]
 
     def multiply(
         self, a: Rows, transposed: bool, in_floats: Callable[[Rows, Rows], Matrix]
     ) -> Matrix:
         """a W, or a W^T for a table: N x R -> N x C, N x C -> N x R.
 
-        `in_floats` does it where lanes do not pay or cannot hold a. Raises ValueError for the other
+        `in_floats` does it where whole numbers cannot hold a. Raises ValueError for the other
         direction.
         """
         if transposed != self.is_table:
             raise ValueError("int8 weights have no backward; take those that they were made of")
-        if LANES_PAY:
-            with suppress(OverflowError):
-                return self._in_lanes(a)
+        with suppress(OverflowError):
+            return [self._product(row) for row in a]
         return in_floats(a, self.rows)
 
-    def _in_lanes(self, a: Rows) -> Matrix:
-        size, limit, integers = self._lanes
-        if self.is_table:
-            sums = sums_in_lanes(a, limit, integers, len(self), size)
-            return [[x * unit * s for x, s in zip(row, self.scales)] for row, unit in sums]
-        a = [[x * s for x, s in zip(row, self.scales)] for row in a]
-        sums = sums_in_lanes(a, limit, integers, self.width, size)
-        return [[x * unit for x in row] for row, unit in sums]
+    def _product(self, row: Sequence[float]) -> Vector:
+        """One row of the product. Raises OverflowError."""
+        if not self.is_table:
+            row = [x * scale for x, scale in zip(row, self.scales)]
+        total: Vector = []
+        for inputs, kernel in self.kernels:
+            factors, unit = whole_numbers(row[inputs], longest_row(inputs.stop - inputs.start))
+            unit *= kernel.unit
+            if self.is_table:
+                part = [x * unit * scale for x, scale in zip(kernel.sums(factors), self.scales)]
+            else:
+                part = [x * unit for x in kernel.sums(factors)]
+            total = list(map(add, total, part)) if total else part
+        return total
+
+    @property
+    def numbers(self) -> array[int]:
+        """The int8 numbers, one row after the other: R x C."""
+        columns = [column for _, kernel in self.kernels for column in kernel.numbers()]
+        if not self.is_table:  # whose inputs are its rows
+            return array("b", b"".join(columns))
+        flat = bytearray(len(self) * self.width)
+        for place, column in enumerate(columns):
+            flat[place :: self.width] = column
+        return array("b", bytes(flat))
 
     @cached_property
     def rows(self) -> Matrix:
         """As floats, for a product that has no lanes."""
-        return list(self)
-
-    @cached_property
-    def _lanes(self) -> tuple[int, float, list[int]]:
-        """The bytes of a lane, how long a row may be that is multiplied with them, the integers."""
-        width, numbers = self.width, self.numbers
-        along = [numbers[i : i + width] for i in range(0, len(numbers), width)]
-        across = [numbers[i::width] for i in range(width)]
-        vectors, integers = (along, across) if self.is_table else (across, along)
-        length = max(math.hypot(*vector) for vector in vectors) or 1.0
-        for size in (SHORT, MIDDLE, LONG):
-            room = longest(size, 1) ** 2 / length - math.sqrt(len(integers)) / 2 - 1
-            if room >= ENOUGH:
-                break
-        limit = min(room, longest(LONG, len(integers)))
-        middles = int.from_bytes((b"\x80" + bytes(size - 1)) * len(vectors), "little")
-        return size, limit, [_laid_out(row, size) - middles for row in integers]
+        numbers = self.numbers
+        return [
+            [number * scale for number in numbers[row * self.width : (row + 1) * self.width]]
+            for row, scale in enumerate(self.scales)
+        ]
 
 
-def _laid_out(numbers: array[int], size: int) -> int:
-    """Each number + 128 in a lane of its own."""
-    lanes = bytearray(len(numbers) * size)
-    lanes[::size] = numbers.tobytes().translate(_PLUS_128)
-    return int.from_bytes(lanes, "little")
-
-
-_PLUS_128 = bytes(byte ^ 128 for byte in range(256))
+def longest_row(inputs: int) -> float:
+    """How long a row of so many whole numbers may be, before each is rounded by at most 1/2."""
+    room = 2**23 / (LARGEST * math.sqrt(inputs))
+    if KERNEL is Lanes and inputs >= MANY:
+        room = min(room, UNITS * math.sqrt(inputs))
+    return room - math.sqrt(inputs) / 2 - 1
 
 
 def pack(rows: Iterable[Vector], is_table: bool) -> Packed:
