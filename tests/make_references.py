@@ -1,17 +1,20 @@
 """Write tests/references/*.json: what PyTorch and Hugging Face compute, for tests without them.
 
-    pip install torch==2.13.0 transformers tokenizers
+    pip install torch==2.13.0 transformers tokenizers gguf
     python tests/make_references.py
 
 Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, two small
 Llamas likewise, and twenty steps of AdamW. Inputs are rounded, so that the files stay small;
 results have all their digits. And a byte-level BPE: what Hugging Face's tokenizers learn from the
 corpus, the ids that they give to texts that are easily cut wrong, and the text of ids that make no
-whole characters.
+whole characters. And blocks of every form of numbers in GGUF, with what the package `gguf` makes of
+them, and one of the Llamas as a file that this package wrote.
 """
 
+import base64
 import json
 import random
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -337,8 +340,88 @@ def bpe_reference():
     }
 
 
+def as_text(data):
+    return base64.b64encode(data).decode("ascii")
+
+
+def gguf_blocks(form):
+    """Two blocks of random bytes (of the forms of one number a block: 64), and their floats."""
+    import gguf
+    import numpy
+
+    length, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[form]]
+    rng = numpy.random.default_rng(len(form) + ord(form[1]))
+    while True:
+        blocks = rng.integers(0, 256, (2 if length > 1 else 64, size), dtype=numpy.uint8)
+        for place in GGUF_SCALES.get(form, []):
+            scales = rng.uniform(-0.1, 0.1, len(blocks)).astype(numpy.float16)
+            blocks[:, place : place + 2] = scales.view(numpy.uint8).reshape(-1, 2)
+        with numpy.errstate(all="ignore"):
+            floats = gguf.quants.dequantize(blocks.reshape(1, -1), gguf.GGMLQuantizationType[form])
+        if numpy.isfinite(floats).all():
+            return {"data": as_text(blocks.tobytes()), "floats": as_text(floats.tobytes())}
+
+
+def paired(matrix, heads):
+    """The rows of queries or keys in the order of llama.cpp, as its own converter does it."""
+    rows, columns = matrix.shape
+    return matrix.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, -1)
+
+
+def gguf_file(reference):
+    """The stored Llama as a file that the package `gguf` writes."""
+    import gguf
+    import numpy
+
+    config = reference["config"]
+    writer = gguf.GGUFWriter(None, "llama")
+    writer.add_context_length(config["context_length"])
+    writer.add_embedding_length(config["d_model"])
+    writer.add_block_count(config["n_layers"])
+    writer.add_feed_forward_length(config["d_hidden"])
+    writer.add_head_count(config["n_heads"])
+    writer.add_head_count_kv(config["n_kv_heads"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_count(config["d_model"] // config["n_heads"])
+    writer.add_layer_norm_rms_eps(config["norm_epsilon"])
+    writer.add_tokenizer_model("rwkv")
+    writer.add_token_list([chr(97 + i) for i in range(config["vocab_size"])])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["n_layers"])
+    for name, numbers in reference["parameters"].items():
+        their = name if name.startswith("lm_head") else "model." + name
+        tensor = numpy.array(numbers, dtype=numpy.float32)
+        for part, heads in (("q_proj", config["n_heads"]), ("k_proj", config["n_kv_heads"])):
+            if part in name:
+                tensor = paired(tensor, heads)
+        writer.add_tensor(names.get_name(their, try_suffixes=(".weight",)), tensor)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return as_text(path.read_bytes())
+
+
+GGUF_SCALES = {  # where a block has its numbers of 16 bits
+    "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2],
+    "Q5_K": [0, 2], "Q6_K": [208],
+}  # fmt: skip
+GGUF_FORMS = [
+    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K",
+]  # fmt: skip
+
+
+def gguf_reference():
+    """Blocks with their floats, and a file."""
+    blocks = {form: gguf_blocks(form) for form in GGUF_FORMS}
+    return {"blocks": blocks, "file": gguf_file(read("llama_3_1"))}
+
+
 def compute(name):
     """What belongs into references/NAME.json."""
+    if name == "gguf":
+        return gguf_reference()
     if name == "bpe":
         return bpe_reference()
     if name == "adamw":
@@ -355,7 +438,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "adamw", "training", "bpe"]
+NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "adamw", "training", "bpe", "gguf"]
 
 
 def main():

@@ -125,6 +125,8 @@ def close(ours, theirs):
 @pytest.mark.reference
 @pytest.mark.parametrize("name", make_references.NAMES)
 def test_the_stored_reference_is_what_pytorch_computes(with_torch, name):
+    if name == "gguf":
+        pytest.importorskip("gguf")
     assert close(make_references.compute(name), make_references.read(name))
 
 

@@ -20,10 +20,10 @@ only the sums have to be rounded.
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
-from math import copysign
 from operator import add
 from typing import Callable, NamedTuple, Union
 
@@ -220,10 +220,12 @@ def to_q8_0(row: Vector) -> bytes:
     for start in range(0, len(row), 32):
         block = row[start : start + 32]
         (scale,) = singles([max(map(abs, block)) / 127])
+        if math.isinf(scale):
+            raise OverflowError
         # Below 2^-128 its inverse is none; the scale is 0 as F16 long before that.
         (inverse,) = singles([1 / scale if scale > 2**-127 else 0.0])
         parts = singles([x * inverse for x in block])
-        blocks.append(struct.pack("<e32b", scale, *(int(x + copysign(0.5, x)) for x in parts)))
+        blocks.append(struct.pack("<e32b", scale, *(int(x + math.copysign(0.5, x)) for x in parts)))
     return b"".join(blocks)
 
 
