@@ -9,10 +9,10 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Union
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
     _flush_folder(targets[0].parent)
 
 
-def replace_file(path: Path, parts: list[bytes]) -> None:
+def replace_file(path: Path, parts: Iterable[Union[bytes, memoryview]]) -> None:
     """Write these bytes to the file. Raises OSError; the old file is then untouched."""
     with replacing(path) as (file,):
         file.writelines(parts)
