@@ -5,7 +5,8 @@
 vocab.json is a JSON object, name -> id, and merges.txt has a line for each merge, in order; these
 came with GPT-2 (Radford et al., 2019). tokenizer.json holds both, the special tokens, and settings
 for every step of https://github.com/huggingface/tokenizers. Here only the settings of GPT-2 are
-known: a file with others is refused, since it would give other ids than its makers intended.
+known, and the cutting off of numbers before it: a file with others is refused, since it would give
+other ids than its makers intended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tiny_llm.files.atomic import replace_file
-from tiny_llm.files.foreign import content_of, parsed
+from tiny_llm.files.foreign import content_of, parsed_object
 from tiny_llm.text.bpe import BYTE_OF_SIGN, BPETokenizer, Merge, parse_merges
 from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
@@ -26,6 +27,11 @@ BYTE_LEVEL = {
     "add_prefix_space": False,
     "trim_offsets": True,
     "use_regex": True,
+}
+DIGITS = {"type": "Digits", "individual_digits": True}
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # how a text is cut, by BPETokenizer's names
+    "gpt2": BYTE_LEVEL,
+    "smollm": {"type": "Sequence", "pretokenizers": [DIGITS, BYTE_LEVEL]},
 }
 # What the parts of tokenizer.json must be: each value listed here, or no entry at all.
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -97,7 +103,7 @@ def from_vocab_and_merges(vocab: str, merges: str) -> BPETokenizer:
 
     Raises ValueError for other content.
     """
-    vocabulary = _vocabulary(_parse_json(vocab))
+    vocabulary = _vocabulary(parsed_object(vocab))
     lines = merges.split("\n")
     if lines[0].startswith("#version"):  # "# #" may well be a merge
         del lines[0]
@@ -129,7 +135,7 @@ def to_tokenizer_json(tokenizer: BPETokenizer) -> str:
         "padding": None,
         "added_tokens": special,
         "normalizer": None,
-        "pre_tokenizer": BYTE_LEVEL,
+        "pre_tokenizer": PRE_TOKENIZERS[tokenizer.cut],
         "post_processor": None,
         "decoder": BYTE_LEVEL,
         "model": model,
@@ -142,17 +148,36 @@ def from_tokenizer_json(text: str) -> BPETokenizer:
 
     Merges may be strings or, as newer files have them, lists of two.
     """
-    whole = _parse_json(text)
-    model = whole.get("model")
-    if not isinstance(model, dict) or not isinstance(whole.get("pre_tokenizer"), dict):
+    return from_settings(parsed_object(text))
+
+
+def from_settings(whole: dict[str, Any]) -> BPETokenizer:
+    """As `from_tokenizer_json`, from what the JSON text stands for."""
+    model, cut = whole.get("model"), whole.get("pre_tokenizer")
+    if not isinstance(model, dict) or not isinstance(cut, dict):
         raise ValueError("it has no model or no pre_tokenizer")
+    numbers_first = cut.get("type") == "Sequence"
+    if numbers_first:
+        whole = {**whole, "pre_tokenizer": _behind_digits(cut.get("pretokenizers"))}
     _check_settings(whole)
     vocabulary = _vocabulary(model.get("vocab"))
     special = _added_tokens(whole.get("added_tokens") or [])
     for name, token in special.items():
         if vocabulary.setdefault(name, token) != token:
             raise ValueError(f"the special token {shown(repr(name))} has two ids")
-    return BPETokenizer(vocabulary, _merges(model.get("merges")), special)
+    if not vocabulary.keys() >= BYTE_OF_SIGN.keys() and (
+        model.get("unk_token") or model.get("byte_fallback")
+    ):
+        raise ValueError("it puts another token in the place of a byte that has none")
+    merges = _merges(model.get("merges"))
+    return BPETokenizer(vocabulary, merges, special, "smollm" if numbers_first else "gpt2")
+
+
+def _behind_digits(steps: Any) -> Any:
+    """The second of two steps, the first of which cuts off numbers character by character."""
+    if not isinstance(steps, list) or len(steps) != 2 or steps[0] != DIGITS:
+        raise ValueError("the steps of its pre_tokenizer are not Digits (individual) and ByteLevel")
+    return steps[1]
 
 
 def _check_settings(whole: dict[str, Any]) -> None:
@@ -204,13 +229,6 @@ def _by_id(vocabulary: dict[str, int]) -> dict[str, int]:
 
 def _to_json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _parse_json(text: str) -> dict[str, Any]:
-    value = parsed(text)
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    return value
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -57,6 +57,15 @@ def parsed(text: str, all_floats: bool = False) -> Any:
     return value
 
 
+def parsed_object(text: str) -> dict[str, Any]:
+    """The JSON object that this text stands for. Raises ValueError as `parsed` does, or if it is
+    none."""
+    value = parsed(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
+
+
 def _whole_number(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"it holds a whole number of {len(digits)} digits")
