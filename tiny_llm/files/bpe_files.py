@@ -33,6 +33,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # how a text is cut, by BPETokeni
     "gpt2": BYTE_LEVEL,
     "smollm": {"type": "Sequence", "pretokenizers": [DIGITS, BYTE_LEVEL]},
 }
+TEXT_ALONE = [{"Sequence": {"id": "A", "type_id": 0}}]  # a template that adds no token
 # What the parts of tokenizer.json must be: each value listed here, or no entry at all.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "normalizer": (None,),
@@ -157,6 +158,7 @@ def from_settings(whole: dict[str, Any]) -> BPETokenizer:
     if not isinstance(model, dict) or not isinstance(cut, dict):
         raise ValueError("it has no model or no pre_tokenizer")
     numbers_first = cut.get("type") == "Sequence"
+    whole = without_template(whole)
     if numbers_first:
         whole = {**whole, "pre_tokenizer": _behind_digits(cut.get("pretokenizers"))}
     _check_settings(whole)
@@ -171,6 +173,13 @@ def from_settings(whole: dict[str, Any]) -> BPETokenizer:
         raise ValueError("it puts another token in the place of a byte that has none")
     merges = _merges(model.get("merges"))
     return BPETokenizer(vocabulary, merges, special, "smollm" if numbers_first else "gpt2")
+
+
+def without_template(whole: dict[str, Any]) -> dict[str, Any]:
+    """The settings without a template for special tokens that adds none, as newer files have."""
+    last = whole.get("post_processor")
+    adds_nothing = isinstance(last, dict) and last.get("single") == TEXT_ALONE
+    return {**whole, "post_processor": None} if adds_nothing else whole
 
 
 def _behind_digits(steps: Any) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tiny_llm.files.bpe_files import without_template
 from tiny_llm.text.bpe import utf8
 from tiny_llm.tokenizer import CharTokenizer
 
@@ -52,6 +53,7 @@ def is_char(whole: dict[str, Any]) -> bool:
 
 def from_settings(whole: dict[str, Any]) -> CharTokenizer:
     """The tokenizer of a tokenizer.json that `is_char`. Raises ValueError if it has other parts."""
+    whole = without_template(whole)
     for part, known in PARTS.items():
         if whole.get(part) != known:
             raise ValueError(f"its {part} is not that of a tokenizer of single characters")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +38,7 @@ def beginning_of(path: Path) -> bytes:
         return file.read(BEGINNING)
 
 
-def parsed(text: str, all_floats: bool = False) -> Any:
+def parsed(text: str, all_floats: bool = False, most_digits: int = MOST_DIGITS) -> Any:
     """The value that this JSON text stands for. Raises ValueError if it is damaged or immoderate.
 
     Numbers are finite, unless `all_floats`: then there may be NaN and Infinity.
@@ -47,7 +48,7 @@ def parsed(text: str, all_floats: bool = False) -> Any:
     try:
         value = json.loads(
             text,
-            parse_int=_whole_number,
+            parse_int=partial(_whole_number, most_digits),
             parse_float=float if all_floats else _finite,
             parse_constant=float if all_floats else _finite,
         )
@@ -57,17 +58,17 @@ def parsed(text: str, all_floats: bool = False) -> Any:
     return value
 
 
-def parsed_object(text: str) -> dict[str, Any]:
+def parsed_object(text: str, most_digits: int = MOST_DIGITS) -> dict[str, Any]:
     """The JSON object that this text stands for. Raises ValueError as `parsed` does, or if it is
     none."""
-    value = parsed(text)
+    value = parsed(text, most_digits=most_digits)
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+def _whole_number(most_digits: int, digits: str) -> int:
+    if len(digits) > most_digits:
         raise ValueError(f"it holds a whole number of {len(digits)} digits")
     return int(digits)
 

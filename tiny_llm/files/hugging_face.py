@@ -24,7 +24,7 @@ from typing import Any, Optional, Union
 from tiny_llm.files import bpe_files, char_files, safetensors
 from tiny_llm.files import hugging_face_config as configs
 from tiny_llm.files.atomic import replacing
-from tiny_llm.files.foreign import content_of, parsed_object
+from tiny_llm.files.foreign import MOST_DIGITS, content_of, parsed_object
 from tiny_llm.files.portable import Chat, ForeignError, PortableModel, PortableTensor
 from tiny_llm.files.safetensors import Stored
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
@@ -41,6 +41,7 @@ READ_FIRST = [  # what other programs would read beside or before the files that
 ]  # fmt: skip
 DTYPES = {"f64": ("F64", "float64"), "f32": ("F32", "float32"), "f16": ("F16", "float16")}
 HEAD = "lm_head.weight"
+DIGITS_OF_NO_LIMIT = 31  # 10^30 says in most folders that a text may have any length
 CHUNK = 2**20  # bytes that are compared at a time
 # What older files carry though it is no parameter: masks, and the speeds of rotary positions.
 BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
@@ -151,8 +152,8 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 def _read_chat(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> Chat:
     """The template, and the ends as the first of three files names them."""
-    settings = _json(folder / TOKENIZER_CONFIG, may_be_missing=True)
-    generation = _json(folder / GENERATION, may_be_missing=True)
+    settings = _json_if_there(folder / TOKENIZER_CONFIG)
+    generation = _json_if_there(folder / GENERATION)
     with _about(folder / TOKENIZER_CONFIG):
         template = _template(settings.get("chat_template"))
         by_name = _id_of(settings.get("eos_token"), tokenizer)
@@ -192,13 +193,16 @@ def _special(tokenizer: Tokenizer) -> dict[str, int]:
     return tokenizer.special_tokens if isinstance(tokenizer, BPETokenizer) else {}
 
 
-def _json(path: Path, may_be_missing: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if it is missing and may be."""
-    if may_be_missing and not path.exists():
-        return {}
+def _json(path: Path, most_digits: int = MOST_DIGITS) -> dict[str, Any]:
+    """The object in a JSON file."""
     text = _text(path)
     with _about(path):
-        return parsed_object(text)
+        return parsed_object(text, most_digits)
+
+
+def _json_if_there(path: Path) -> dict[str, Any]:
+    """The same, or an empty one if there is no such file."""
+    return _json(path, DIGITS_OF_NO_LIMIT) if path.exists() else {}
 
 
 def _text(path: Path) -> str:
