@@ -65,7 +65,7 @@ def test_numbers_are_rounded_to_the_nearest_and_ties_to_even():
 
 @pytest.mark.parametrize(("dtype", "number"), [("F16", 65520.0), ("F32", -3.5e38)])
 def test_a_number_that_is_too_large_is_not_written(dtype, number):
-    with pytest.raises(ValueError, match="m holds .*, too large for") as error:
+    with pytest.raises(ValueError, match=r"m holds .*, too large for") as error:
         written(dtype, [[1.0, number]])
     assert f"{number:.6g}, too large for {dtype}" in str(error.value)
 

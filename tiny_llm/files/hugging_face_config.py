@@ -149,14 +149,12 @@ def _gpt2_shapes(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]
     yield "wte.weight", (fields["vocab_size"], d)
     yield "wpe.weight", (fields["context_length"], d)
     for block in (f"h.{layer}." for layer in range(fields["n_layers"])):
-        for name, inputs, outputs in (
-            ("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d),
-            ("mlp.c_fc", d, 4 * d), ("mlp.c_proj", 4 * d, d),
+        for name, shape in (
+            ("ln_1", (d,)), ("attn.c_attn", (d, 3 * d)), ("attn.c_proj", (d, d)),
+            ("ln_2", (d,)), ("mlp.c_fc", (d, 4 * d)), ("mlp.c_proj", (4 * d, d)),
         ):  # fmt: skip
-            yield f"{block}{name}.weight", (inputs, outputs)
-            yield f"{block}{name}.bias", (outputs,)
-        for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
-            yield block + name, (d,)
+            yield f"{block}{name}.weight", shape
+            yield f"{block}{name}.bias", shape[-1:]
     yield "ln_f.weight", (d,)
     yield "ln_f.bias", (d,)
 
@@ -166,14 +164,14 @@ def _llama_shapes(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
     kv = d // fields["n_heads"] * fields["n_kv_heads"]
     yield "embed_tokens.weight", (fields["vocab_size"], d)
     for block in (f"layers.{layer}." for layer in range(fields["n_layers"])):
-        for name, outputs, inputs in (
-            ("self_attn.q_proj", d, d), ("self_attn.k_proj", kv, d), ("self_attn.v_proj", kv, d),
-            ("self_attn.o_proj", d, d),
-            ("mlp.gate_proj", f, d), ("mlp.up_proj", f, d), ("mlp.down_proj", d, f),
+        for name, shape in (
+            ("input_layernorm", (d,)),
+            ("self_attn.q_proj", (d, d)), ("self_attn.k_proj", (kv, d)),
+            ("self_attn.v_proj", (kv, d)), ("self_attn.o_proj", (d, d)),
+            ("post_attention_layernorm", (d,)),
+            ("mlp.gate_proj", (f, d)), ("mlp.up_proj", (f, d)), ("mlp.down_proj", (d, f)),
         ):  # fmt: skip
-            yield f"{block}{name}.weight", (outputs, inputs)
-        yield block + "input_layernorm.weight", (d,)
-        yield block + "post_attention_layernorm.weight", (d,)
+            yield f"{block}{name}.weight", shape
     yield "norm.weight", (d,)
 
 
