@@ -63,12 +63,12 @@ def tokenizer(request):
 def test_both_forms_of_files_survive(tokenizer, tmp_path):
     for place in (tmp_path / "new" / "tokenizer.json", tmp_path / "folder"):
         if place.name == "folder" and tokenizer.cut != "gpt2":
-            continue  # GPT-2's pair does not say how a text is cut
+            return  # GPT-2's pair does not say how a text is cut
         files = save(tokenizer, place)
+        assert same(load(files[0].parent), tokenizer)
         assert all(file.is_file() for file in files)
         assert same(load(place), tokenizer)
         assert load(place).encode(CORPUS[:300]) == tokenizer.encode(CORPUS[:300])
-    assert same(load(tmp_path / "new"), tokenizer)
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
         "merges.txt", "vocab.json",
     ]  # fmt: skip
@@ -109,6 +109,10 @@ def changed(**entries):
     return json.dumps(whole)
 
 
+def steps(*pre_tokenizers):
+    return {"type": "Sequence", "pretokenizers": list(pre_tokenizers)}
+
+
 def without_a_byte(**entries):
     """A tokenizer of the bytes but for the last, with other entries of the model."""
     names = list(BPETokenizer.from_merges([], []).vocabulary)[:-1]
@@ -128,20 +132,13 @@ DAMAGED = {
     "another model": (changed(model__type="Unigram"), "model.type is \"Unigram\""),
     "a normalizer": (changed(normalizer={"type": "NFC"}), "its normalizer is"),
     "another pattern": (changed(pre_tokenizer={"type": "Whitespace"}), "its pre_tokenizer.type is"),
-    "other steps": (
-        changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}), "are not Digits",
-    ),
+    "other steps": (changed(pre_tokenizer=steps(BYTE_LEVEL)), "are not Digits"),
     "numbers as a whole": (
-        changed(
-            pre_tokenizer={
-                "type": "Sequence",
-                "pretokenizers": [{"type": "Digits", "individual_digits": False}, BYTE_LEVEL],
-            }
-        ),
+        changed(pre_tokenizer=steps({**DIGITS, "individual_digits": False}, BYTE_LEVEL)),
         "are not Digits",
     ),
     "another second step": (
-        changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [DIGITS, {"type": "Metaspace"}]}),
+        changed(pre_tokenizer=steps(DIGITS, {"type": "Metaspace"})),
         "pre_tokenizer.type is \"Metaspace\"",
     ),
     "a template that adds": (
