@@ -351,6 +351,7 @@ def with_file(name):
         (with_file("/etc/passwd"), "is no name of a file beside it"),
         (with_file("c:\\x.safetensors"), "is no name of a file beside it"),
         (with_file("\x1b.safetensors"), "is no name of a file beside it"),
+        (with_file("x" * 5000 + ".safetensors"), "is no name of a file beside it"),
         (with_file("pytorch_model.bin"), "is no name of a file beside it"),
         (with_file("gone.safetensors"), "has no gone.safetensors"),
         (with_file(3), "weight_map does not say"),

@@ -43,6 +43,7 @@ DTYPES = {"f64": ("F64", "float64"), "f32": ("F32", "float32"), "f16": ("F16", "
 HEAD = "lm_head.weight"
 DIGITS_OF_NO_LIMIT = 31  # 10^30 says in most folders that a text may have any length
 CHUNK = 2**20  # bytes that are compared at a time
+SHARD = re.compile(r"[A-Za-z0-9_.-]{1,200}\.safetensors")  # a file's name that is no path
 # What older files carry though it is no parameter: masks, and the speeds of rotary positions.
 BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -91,7 +92,7 @@ def _tensors(
             if tensor.dtype not in safetensors.FLOATS:
                 raise ForeignError(f"{name} has numbers of the kind {tensor.dtype}, and no floats")
             tensors[name] = PortableTensor(shape, partial(safetensors.rows, name, tensor))
-        for name in stored.keys() - tensors.keys():
+        for name in sorted(stored.keys() - tensors.keys()):
             if name == HEAD:
                 _check_tied(stored[name], stored[next(iter(tensors))])
             elif not BUFFERS.fullmatch(name):
@@ -131,7 +132,7 @@ def _shards(folder: Path) -> list[Path]:
             raise ForeignError("its weight_map does not say which file has which tensor")
         files = sorted(set(names.values()))
         for name in files:
-            if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            if not SHARD.fullmatch(name):
                 raise ForeignError(f"{shown(repr(name))} is no name of a file beside it")
     return [folder / name for name in files]
 
