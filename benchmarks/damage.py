@@ -25,19 +25,28 @@ import random
 import re
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
+from tiny_llm.beyond.llama import LlamaConfig, LlamaLanguageModel
 from tiny_llm.cli import main
-from tiny_llm.files import checkpoint
+from tiny_llm.fast.tensors import shape
+from tiny_llm.files import checkpoint, gguf, gguf_models
 from tiny_llm.files.checkpoint import METADATA
+from tiny_llm.files.gguf_numbers import FORMS
+from tiny_llm.files.portable import ForeignError, PortableModel, PortableTensor
+from tiny_llm.model import rows_of
+from tiny_llm.text.bpe import BPETokenizer
 
 SECONDS = 5.0  # of the processor: no case may take longer
 WAITING = 60.0  # of the clock: nor may it wait for what never comes
@@ -268,6 +277,75 @@ def malicious_tokens(files: Files, rng: random.Random) -> Files:
     return {name: ids, beside: written(description).encode("utf-8", "surrogatepass")}
 
 
+GGUF_NUMBERS = [0, 1, 2, 3, 7, 31, 33, 2**20, 2**31, 2**32 - 1]
+GGUF_VALUES = [  # type and value of an entry, as they are in a file
+    *(struct.pack("<II", 4, number) for number in GGUF_NUMBERS),
+    *(struct.pack("<Id", 12, number) for number in (0.0, -1.0, 1e308, float("nan"))),
+    *(struct.pack("<If", 6, number) for number in (0.0, -1.0, 1e38, float("nan"), float("inf"))),
+    struct.pack("<I?", 7, True),
+    struct.pack("<Iq", 11, -1),
+    struct.pack("<IQ", 8, 2**63),
+    struct.pack("<IQ", 8, len(EVIL.encode())) + EVIL.encode(),
+    struct.pack("<IQ", 8, 2) + b"\xff\xfe",
+    struct.pack("<IIQ", 9, 8, 2**60),
+    struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 9, 1) * 1000,
+    struct.pack("<IIQ", 9, 8, 0),
+    struct.pack("<IIQ", 9, 8, 2**18) + bytes(8 * 2**18),
+    struct.pack("<IIQ", 9, 0, 2**20) + bytes(2**20),
+]
+
+
+def malicious_gguf(files: Files, rng: random.Random) -> Files:
+    """With other values, sizes, forms, places or names in its entries and tensors."""
+    name = next(iter(files))
+    entries, tensors, numbers = gguf_parts(files[name])
+    n_entries, n_tensors = len(entries), len(tensors)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        place, other = rng.randrange(len(entries)), rng.randrange(len(tensors))
+        kind = rng.randrange(8)
+        if kind < 3:
+            entries[place] = entries[place][0], rng.choice(GGUF_VALUES)
+        elif kind == 3:
+            strange = rng.choice([EVIL, "x" * 10**5, "", entries[0][0]])
+            entries[place] = strange, entries[place][1]
+        elif kind == 4:
+            tensors[other][rng.randrange(1, 4)] = rng.choice([*GGUF_NUMBERS, 2**63, 2**64 - 1])
+        elif kind == 5:
+            tensors[other][0] = rng.choice([EVIL, "x" * 10**5, "", tensors[0][0]])
+        elif kind == 6:
+            n_entries, n_tensors = rng.choice([(2**64 - 1, n_tensors), (n_entries, 2**63), (1, 1)])
+        else:
+            numbers = rng.choice([numbers[:-1], b"\xff" * len(numbers), numbers[::-1]])
+    content = b"GGUF" + struct.pack("<IQQ", rng.choice([2, 3, 3, 3]), n_tensors, n_entries)
+    for key, value in entries:
+        content += struct.pack("<Q", len(key.encode())) + key.encode() + value
+    for title, columns, form, offset, rows in tensors:
+        shape = [columns, rows] if rows else [columns]
+        content += struct.pack("<Q", len(title.encode())) + title.encode()
+        content += struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, form % 2**32, offset)
+    return {**files, name: content + bytes(-len(content) % 32) + numbers}
+
+
+def gguf_parts(content: bytes) -> tuple[list[tuple[str, bytes]], list[list[Any]], bytes]:
+    """(entries as key and bytes, tensors as name, columns, form, offset and rows, all numbers)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.gguf"
+        path.write_bytes(content)
+        file = gguf.read(path)
+    entries = []
+    for key, (kind, length, data) in file.entries.items():
+        begin = struct.pack("<I", kind) if length is None else struct.pack("<IIQ", 9, kind, length)
+        if kind == gguf.STRING and length is None:
+            begin += struct.pack("<Q", len(data))
+        entries.append((key, begin + bytes(data)))
+    tensors, numbers = [], b""
+    for name, (shape, form, data) in file.tensors.items():
+        rows = shape[0] if len(shape) == 2 else 0
+        tensors.append([name, shape[-1], FORMS[form].number, len(numbers), rows])
+        numbers += bytes(data) + bytes(-len(data) % 32)
+    return entries, tensors, numbers
+
+
 WORDS = [
     "--steps=1e9", "--steps", "--lr", "-1", "--lr=1e308", "nan", "--prompt", EVIL, f"--{EVIL}",
     "'", '"', "\\", "#", "--recipe=a", "--debug", "--", "--help", "--model", "--d-model=0",
@@ -316,6 +394,39 @@ def same_checkpoint(old: bytes, new: bytes) -> bool:
             tensors, metadata = checkpoint.load(path)
             contents.append(({name: list(tensor) for name, tensor in tensors.items()}, metadata))
         return contents[0] == contents[1]
+
+
+def gguf_examples(folder: Path) -> list[Files]:
+    """Each architecture, with each kind of tokenizer, its numbers written in different ways."""
+    characters, bpe = CharTokenizer.from_text(TEXT), BPETokenizer.train(TEXT, 265)
+    examples: list[Files] = []
+    for tokenizer, dtype in ((characters, "q8_0"), (bpe, "f16")):
+        sizes = {"vocab_size": tokenizer.vocab_size, "context_length": 4, "n_layers": 2}
+        models = {
+            "modern": ModernLanguageModel(ModernConfig(**sizes, d_model=32, tie_embeddings=False)),
+            "llama": LlamaLanguageModel(LlamaConfig(**sizes, d_model=32, d_hidden=32)),
+        }
+        for kind, model in models.items():
+            tensors = {
+                name: PortableTensor(shape(tensor), partial(iter, rows_of(tensor)))
+                for name, tensor in model.parameters.items()
+            }
+            whole = PortableModel(kind, vars(model.config), tensors, tokenizer)
+            gguf_models.write(folder / "m.gguf", whole, dtype)
+            examples.append({"m.gguf": (folder / "m.gguf").read_bytes()})
+    return examples
+
+
+def read_gguf(words: list[str]) -> int:
+    """As a command would that reads the model in this file, and all its numbers."""
+    try:
+        for tensor in gguf_models.read(Path(words[1])).tensors.values():
+            for _ in tensor.read():
+                pass
+    except ForeignError as error:
+        print(f"tiny-lm: error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -416,6 +527,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
              "prepare {}/FIRST -o {}/out/p.bin", "prepare {}/d -o {}/out/p.bin",
              "prepare {}/d {}/FIRST -o {}/out/p.bin --tokenizer bpe --vocab-size 260 --workers 1"],
         ),
+        "gguf": Kind(gguf_examples(folder), malicious_gguf, ["gguf {}/m.gguf"]),
     }  # fmt: skip
 
 
@@ -484,7 +596,7 @@ def watched(words: list[str], size: int) -> Outcome:
     code, problem, began = None, "", time.process_time()
     try:
         with time_limit(), memory_limit(size + MORE), printing_to(out, err):
-            code = main(words)
+            code = read_gguf(words) if words[:1] == ["gguf"] else main(words)
     except Hanging:
         problem = f"takes longer than {SECONDS} s"
     except BaseException as error:

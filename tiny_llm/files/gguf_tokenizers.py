@@ -42,6 +42,8 @@ ENDS = {  # what models call the end of what they say, or of all
     END_OF_TEXT, "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>",
     "<|return|>", "<|call|>", "<end_of_turn>", "<end_of_utterance>", "<eos>", "</s>", "<EOT>",
     "[EOS]", "[EOT]",
+    # and, of models of code, of one file among several:
+    "<|fim_pad|>", "<|fim_repo|>", "<|repo_name|>", "<reponame>", "<|file_sep|>",
 }  # fmt: skip
 
 
