@@ -339,9 +339,9 @@ def gguf_parts(content: bytes) -> tuple[list[tuple[str, bytes]], list[list[Any]]
             begin += struct.pack("<Q", len(data))
         entries.append((key, begin + bytes(data)))
     tensors, numbers = [], b""
-    for name, (shape, form, data) in file.tensors.items():
-        rows = shape[0] if len(shape) == 2 else 0
-        tensors.append([name, shape[-1], FORMS[form].number, len(numbers), rows])
+    for name, (sizes, form, data) in file.tensors.items():
+        rows = sizes[0] if len(sizes) == 2 else 0
+        tensors.append([name, sizes[-1], FORMS[form].number, len(numbers), rows])
         numbers += bytes(data) + bytes(-len(data) % 32)
     return entries, tensors, numbers
 

@@ -353,7 +353,7 @@ def test_a_number_that_is_none_is_noticed_when_it_is_read(path):
 
 
 @pytest.mark.parametrize(("value", "dtype", "problem"), [
-    (1e39, "f32", "too large for F32"),
+    (1e39, "f32", "is not finite as float32"),
     (7e4, "f16", "too large for F16"),
     (1e8, "q8_0", "too large for Q8_0"),
     (float("nan"), "f32", "is not finite"),

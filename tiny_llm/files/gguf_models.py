@@ -301,11 +301,11 @@ def _outgoing(part: Part, tensor: PortableTensor, dtype: str, heads: int) -> Out
         form = "F16"
 
     def rows() -> Iterator[bytes]:
-        plain = map(singles, tensor.read()) if part.lie == AS_COLUMNS else tensor.read()
+        plain = map(singles, tensor.read())
         for row in _columns(plain) if part.lie == AS_COLUMNS else plain:
+            if not math.isfinite(sum(row)):
+                raise ForeignError(f"{part.ours} holds a number that is not finite as float32")
             try:
-                if not math.isfinite(sum(row)):
-                    raise ForeignError(f"{part.ours} holds a number that is not finite")
                 yield ENCODERS[form](row)
             except OverflowError:
                 raise ForeignError(f"{part.ours} holds a number too large for {form}") from None
