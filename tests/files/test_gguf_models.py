@@ -209,6 +209,12 @@ def test_a_chat_is_kept(path):
     assert found.ends == (5, 3, 256, 258)  # those that were said, and those whose names say it
 
 
+def test_a_template_with_half_a_character_is_not_written(path):
+    with pytest.raises(ForeignError, match="holds half a character"):
+        gguf_models.write(path, portable(gpt2(14), CHARACTERS, Chat("a\ud800")), "f32")
+    assert not path.exists()
+
+
 def test_without_a_token_that_ends_a_text_it_is_one_that_no_text_has(path):
     """Else llama.cpp would take token 11, a comma, for it."""
     tokenizer = BPETokenizer.from_merges([("t", "h")], [])

@@ -5,25 +5,22 @@
 
 What a model of llama.cpp may have and the models of this project have not, such as experts or
 stretched rotary positions, is refused by name: without it the model would run, and be another one.
-gguf.py tells the container, gguf_numbers.py the numbers, gguf_names.py the tensors and
-gguf_tokenizers.py the tokens.
+gguf.py tells the container, gguf_numbers.py the numbers, gguf_names.py and gguf_tensors.py the
+tensors, gguf_tokenizers.py the tokens. (Gerganov's llama.cpp, 2023, decides what all of it means.)
 """
 
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from tiny_llm.fast.packed import Packed
 from tiny_llm.files import gguf, gguf_writer
-from tiny_llm.files.gguf import Entry, Gguf
+from tiny_llm.files.gguf import Gguf
 from tiny_llm.files.gguf_names import (
     ARCHITECTURES,
     AS_COLUMNS,
-    AS_HERE,
     HEAD,
     HEADS,
     POSITIONS,
@@ -32,11 +29,11 @@ from tiny_llm.files.gguf_names import (
     places,
     sizes_of,
 )
-from tiny_llm.files.gguf_numbers import ENCODERS, FORMS, Bytes, singles
+from tiny_llm.files.gguf_numbers import ENCODERS, FORMS, singles
+from tiny_llm.files.gguf_tensors import GgufTensor, columns
 from tiny_llm.files.gguf_tokenizers import entries_of, read_tokenizer
 from tiny_llm.files.gguf_writer import Outgoing, Writable
 from tiny_llm.files.portable import ForeignError, PortableModel, PortableTensor
-from tiny_llm.matmul import Vector
 from tiny_llm.text.shown import shown
 
 KIND_OF = {architecture.name: kind for kind, architecture in ARCHITECTURES.items()}
@@ -44,54 +41,6 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # what most of a file's matrices a
 QUANTIZATION_VERSION = 2  # of ggml's blocks
 GPT2_EPSILON = 1e-5  # of LayerNorm; rung 3 has no other
 HIGHEST = 2**31  # of a size
-
-
-class GgufTensor(PortableTensor):
-    """A tensor of a mapped file. `form`: how its numbers are written, one of FORMS."""
-
-    def __init__(self, part: Part, entry: Entry, heads: int = 1) -> None:
-        self.form, self._part, self._entry, self._heads = entry.form, part, entry, heads
-        super().__init__(entry.shape[::-1] if part.lie == AS_COLUMNS else entry.shape, self._rows)
-
-    def raw(self) -> Optional[Bytes]:
-        """The blocks as they are in the file, row by row in the order of this project; None where
-        its rows are the columns of the file's."""
-        if self._part.lie == AS_COLUMNS:
-            return None
-        return self._entry.data if self._part.lie == AS_HERE else b"".join(self._raw_rows())
-
-    def packed(self, is_table: bool) -> Packed:
-        """Rounded to int8 from its floats. Q8_0, Q4_0 and Q4_1 are blocks of whole numbers already:
-        a shorter way from `raw()` and `form` has its place here."""
-        return super().packed(is_table)
-
-    def _raw_rows(self) -> Iterator[memoryview]:
-        data = self._entry.data
-        n_rows = self._entry.shape[0] if len(self._entry.shape) == 2 else 1
-        size = len(data) // n_rows
-        paired = self._part.lie in HEADS
-        for row in places(n_rows, self._heads) if paired else range(n_rows):
-            yield data[row * size : (row + 1) * size]
-
-    def _rows(self) -> Iterator[Vector]:
-        decode = FORMS[self.form].decode
-        rows = map(decode, self._raw_rows())
-        for row in _columns(rows) if self._part.lie == AS_COLUMNS else rows:
-            if not math.isfinite(sum(row)):  # of float32 numbers: no such sum is too large
-                raise ForeignError(
-                    f"its tensor {self._part.theirs} holds a number that is not finite"
-                )
-            yield row
-
-
-def _columns(rows: Iterator[Vector]) -> Iterator[Vector]:
-    """The columns of float32 rows, which are all held meanwhile."""
-    numbers, width = array("f"), 0
-    for row in rows:
-        numbers.extend(row)
-        width = len(row)
-    for column in range(width):
-        yield numbers[column::width].tolist()
 
 
 # ---------------------------------------------------------------- reading
@@ -261,7 +210,10 @@ def write(path: Path, model: PortableModel, dtype: str) -> None:
     if len(outgoing) != len(model.tensors):
         names = ", ".join({*model.tensors} - {part.ours for part, _ in parts_of(*model[:2])})
         raise ForeignError(f"the model has tensors that GGUF has no name for: {shown(names)}")
-    entries = {**_entries(Path(path).stem, model, dtype), **entries_of(model.tokenizer, model.chat)}
+    entries = {
+        **_entries(shown(Path(path).stem), model, dtype),
+        **entries_of(model.tokenizer, model.chat),
+    }
     gguf_writer.write(path, entries, outgoing)
 
 
@@ -302,7 +254,7 @@ def _outgoing(part: Part, tensor: PortableTensor, dtype: str, heads: int) -> Out
 
     def rows() -> Iterator[bytes]:
         plain = map(singles, tensor.read())
-        for row in _columns(plain) if part.lie == AS_COLUMNS else plain:
+        for row in columns(plain) if part.lie == AS_COLUMNS else plain:
             if not math.isfinite(sum(row)):
                 raise ForeignError(f"{part.ours} holds a number that is not finite as float32")
             try:

@@ -33,10 +33,10 @@ Bytes = Union[bytes, bytearray, memoryview]
 
 LOW = bytes(byte & 15 for byte in range(256))  # for bytes.translate: a byte to its low four bits
 HIGH = bytes(byte >> 4 for byte in range(256))
-FIFTH = [
-    bytes(byte >> i << 4 & 16 for i in range(8)) for byte in range(256)
-]  # its bits, as 0 or 16
-BIT_AS_16 = [bytes(byte >> i << 4 & 16 for byte in range(256)) for i in range(8)]  # of each byte
+# Of each byte: its 8 bits, as 0 or 16.
+FIFTH = [bytes(byte >> i << 4 & 16 for i in range(8)) for byte in range(256)]
+# For bytes.translate: a byte to one of its bits, as 0 or 16; to two of them, as 0 to 48.
+BIT_AS_16 = [bytes(byte >> i << 4 & 16 for byte in range(256)) for i in range(8)]
 PAIR_AS_48 = [bytes(byte >> i << 4 & 48 for byte in range(256)) for i in (0, 2, 4, 6)]
 
 

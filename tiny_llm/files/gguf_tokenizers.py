@@ -11,15 +11,15 @@ is none of GPT-2's, whatever it sounds like.
 
 A character model becomes an "rwkv" tokenizer, whose tokens are any strings: it is the one kind for
 which llama.cpp does not take some token for the end of every answer if the file names none ("gpt2"
-then has token 11 end it, be that an ordinary letter).
+then has token 11 end it, be that an ordinary letter). It has a limit of its own: llama.cpp does not
+come back from a prompt with an unknown character whose first byte is that of a known one, such as è
+where the model has é.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable
-from typing import Any
 
 from tiny_llm.files.gguf import Gguf
 from tiny_llm.files.gguf_writer import Writable
@@ -162,5 +162,5 @@ def _unescaped(name: str) -> str:
             return bytes.fromhex(found[1])
         return _ESCAPES.get(found[2], found[2].encode()) if found[2] else found[0].encode()
 
-    parts: Iterable[Any] = re.finditer(r"\\(?:x([0-9a-f]{2})|(.))|[^\\]+", name, re.DOTALL)
+    parts = re.finditer(r"\\(?:x([0-9a-f]{2})|(.))|[^\\]+", name, re.DOTALL)
     return b"".join(map(byte, parts)).decode("utf-8", "surrogatepass")

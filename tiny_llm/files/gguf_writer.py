@@ -28,6 +28,7 @@ from tiny_llm.files.gguf import (
 )
 from tiny_llm.files.gguf_numbers import FORMS
 from tiny_llm.files.portable import ForeignError
+from tiny_llm.text.shown import shown
 
 LONGEST_TENSOR_NAME = 63  # bytes: llama.cpp keeps 64, one of which ends the name
 
@@ -79,7 +80,10 @@ def write(path: Path, entries: dict[str, Writable], tensors: Sequence[Outgoing])
 
 
 def _string(text: str) -> bytes:
-    data = text.encode("utf-8")
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ForeignError(f"{shown(repr(text))} holds half a character") from None
     return struct.pack("<Q", len(data)) + data
 
 
