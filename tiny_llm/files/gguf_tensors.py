@@ -1,7 +1,10 @@
-"""A tensor of a GGUF file as this project has it: its rows in order, decoded when they are asked for.
+"""A tensor of a GGUF file in the order of this project, decoded when it is asked for.
 
-mapped bytes --rows put in order--> blocks --decoded--> floats     or, columns for rows, all of
-                                                                   them at once
+    blocks in the file --rows put in order--> blocks --decoded, one by one--> rows of floats
+    blocks in the file --decoded, all at once--> columns as rows      (the layers of GPT-2)
+
+Rows are put in order as blocks, which is why no number has to be decoded for it: whoever can use
+the blocks as they are takes `raw`.
 """
 
 from __future__ import annotations
