@@ -11,7 +11,7 @@ token, is a sum of products of whole numbers, and exact.
 What goes into a product is rounded, too. Nothing may leave 24 bits, so a row of K inputs may be as
 long as 2^23 over the length of a row of weights, 127 sqrt(K) at most (Cauchy and Schwarz). CPython
 takes less time the fewer different inputs there are, and many of them are rounded to a length of
-32 sqrt(K), so that one of usual size counts 16 to 32 units. A few inputs of a real model are twenty
+48 sqrt(K), so that one of usual size counts 24 to 48 units. A few inputs of a real model are twenty
 times as large as the others: whole numbers like all, only larger, and no reason for the others to
 be coarser (Dettmers et al., 2022, who found such inputs, keep them apart).
 
@@ -39,9 +39,9 @@ from tiny_llm.model import LanguageModel
 Kernel = Union[Lanes, Words]
 KERNEL: type[Kernel] = Words if sys.implementation.name == "pypy" else Lanes
 LARGEST = 127  # of an int8 number; -128 is not used, so that a row and its negative are alike
-WIDEST = 2048  # inputs of one kernel: for more, 24 bits would leave too few to each
+WIDEST = 1536  # inputs of one kernel: for more, 24 bits would leave too few to each
 MANY = 256  # inputs from which on CPython gains by rounding them more than they need
-UNITS = 32  # that an input of usual size is rounded to then, or half as many
+UNITS = 48  # that an input of usual size is rounded to then, or half as many
 
 
 class Packed(Sequence[Vector]):
