@@ -99,6 +99,7 @@ class Lanes:
 
     def __init__(self, blocks: list[Block]) -> None:
         self.blocks = blocks
+        self.outputs = sum([block.count for block in blocks])
 
     @classmethod
     def of(cls, numbers: bytes, outputs: int, inputs: int, by_output: bool) -> Lanes:

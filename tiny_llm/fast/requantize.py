@@ -153,13 +153,13 @@ def _in_loops(numbers: bytes, factors: Vector, addends: Vector) -> bytes:
 
 def _in_lanes(numbers: bytes, factors: Vector, addends: Vector) -> bytes:
     """The same, a block at once."""
-    lanes = bytearray(3 * len(numbers))
-    lanes[::3] = numbers
+    wide = bytearray(3 * len(numbers))
+    wide[::3] = numbers
+    lanes = bytes(wide)  # which slices faster
     size, number, ones = 3 * BLOCK, int.from_bytes, _ONES
     whole = [
         (
-            number(lanes[i : i + size], "little") * int(factor * 65536)
-            + ones * int(addend * 65536)
+            number(lanes[i : i + size], "little") * int(factor * 65536) + ones * int(addend * 65536)
         ).to_bytes(size, "little")
         for i, factor, addend in zip(range(0, len(lanes), size), factors, addends)
     ]

@@ -155,7 +155,7 @@ class Workers:
             raise WorkerDied("the worker processes were closed")
         _write(self.weights, _vectors(self.model.parameters))
         for worker, share in zip(self.workers, others):
-            with _noticing_death(worker):
+            with noticing_death(worker):
                 send(worker.connection, share)
         with use(self.matmul):
             loss, gradients = self.compute(self.model, own.contexts, own.targets, own.seed)
@@ -280,8 +280,8 @@ def leave_with_parent() -> None:
 
 
 @contextmanager
-def _noticing_death(worker: Worker) -> Iterator[None]:
-    """Raises WorkerDied, with the reason, when the pipe to the worker is broken."""
+def noticing_death(worker: Any) -> Iterator[None]:
+    """Raises WorkerDied, with the reason, when the `connection` to the `process` is broken."""
     try:
         yield
     except (EOFError, OSError):
@@ -293,7 +293,7 @@ def _noticing_death(worker: Worker) -> Iterator[None]:
 
 def _answer(worker: Worker) -> float:
     """The loss of the worker's share, once it is done. Raises WorkerDied."""
-    with _noticing_death(worker):
+    with noticing_death(worker):
         answer: Union[float, str] = receive(worker.connection)
     if isinstance(answer, str):
         raise WorkerDied(f"a worker process failed ({answer})")
