@@ -17,7 +17,7 @@ from tiny_llm.fast import packed as module
 from tiny_llm.fast.packed import Packed, pack, quantize
 from tiny_llm.fast.packed_lanes import Lanes
 from tiny_llm.fast.packed_words import Words
-from tiny_llm.fast.shared import parts_of, shared
+from tiny_llm.fast.shared import Shared, Team, shared
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.matmul import matmul, matmul_bt
 
@@ -79,12 +79,19 @@ def test_a_whole_model_gives_the_same_logits():
         assert model.forward([[1, 2, 3], [4]])[0] == wanted
 
 
-@pytest.mark.parametrize("outputs", [1, 8, 15, 16, 17, 100, 4099])
-def test_the_parts_make_the_whole(kernel, outputs):
+@pytest.mark.parametrize("outputs", [1, 8, 15, 16, 17, 100, 2048, 4099])
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_parts_make_the_whole(outputs, count):
     whole = matrix(outputs, 3, True).kernels[0][1]
-    for count in 2, 3:
-        parts = [parts_of([whole], place, count)[0] for place in range(count)]
-        assert [x for part in parts for x in part.sums([3, -2, 7])] == whole.sums([3, -2, 7])
+    factors = [3, -2, 7]
+    halves = Shared(whole, Team(), count)
+    assert [x for part in halves.parts for x in part.sums(factors)] == whole.sums(factors)
+    sizes = [part.outputs for part in halves.parts]
+    assert max(sizes) - min(sizes) < 16
+    assert halves.numbers() == whole.numbers() == halves.whole().numbers()
+    assert halves.whole().sums(factors) == whole.sums(factors)
+    for output in 0, outputs // 2, outputs - 1:
+        assert halves.numbers_of(output) == whole.numbers_of(output)
 
 
 def test_a_helper_that_died_is_named_and_the_next_product_has_a_new_one():
@@ -103,11 +110,12 @@ def test_a_helper_that_died_is_named_and_the_next_product_has_a_new_one():
 
 def test_an_error_within_ends_the_helpers_and_restores_the_model():
     model = Holder(table=matrix(40, 5, True))
-    kernels = model.parameters["table"].kernels
+    wanted = matmul_bt([[1.0] * 5], model.parameters["table"])
     with pytest.raises(ZeroDivisionError), shared(model, 2):
         matmul_bt([[1.0] * 5], model.parameters["table"])
         raise ZeroDivisionError
-    assert model.parameters["table"].kernels is kernels
+    assert not multiprocessing.active_children()
+    assert matmul_bt([[1.0] * 5], model.parameters["table"]) == wanted
     assert not multiprocessing.active_children()
 
 

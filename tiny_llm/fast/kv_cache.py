@@ -20,20 +20,26 @@ Ott et al. (2019, fairseq) call this incremental decoding. Serves chapters 9 and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from tiny_llm import layers
+from tiny_llm.fast import packed_past
+from tiny_llm.fast.packed import Packed
+from tiny_llm.fast.packed_past import LONGEST, PackedPast
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
+
+LANES_PAY = sys.implementation.name != "pypy"  # where loops over floats are compiled
 
 
 class KeysValues(NamedTuple):
     """What one head remembers of the positions that a sequence has passed."""
 
-    keys: Matrix  # T x D/H
-    values: Matrix  # T x D/H
+    keys: Any  # T x D/H, or a packed model's keys and values in one
+    values: Any
 
 
 class Past(NamedTuple):
@@ -57,6 +63,9 @@ class GoingOn:
         self.remembered = iter(
             [head for block in zip(*remembered) for heads in block for head in heads]
         )
+        packed = any(isinstance(tensor, Packed) for tensor in model.parameters.values())
+        self.in_lanes = packed and LANES_PAY and model.config.context_length <= LONGEST
+        self.grown: tuple[Any, ...] = (None, None, None)  # the past of the head before, and by what
 
     def positions(self, lengths: Sequence[int]) -> list[int]:
         """Counted on from what was read."""
@@ -66,7 +75,13 @@ class GoingOn:
     def attend(self, queries: Matrix, keys: Matrix, values: Matrix) -> Any:
         """Attention of the next head: its queries see what is remembered, and then what is new."""
         before = next(self.remembered)
-        return layers.attention(queries, before.keys + keys, before.values + values)
+        if not self.in_lanes:
+            return layers.attention(queries, before.keys + keys, before.values + values)
+        past, new, grown = self.grown
+        if past is not before.keys or new is not keys:  # heads of queries may share one of keys
+            grown = (before.keys or PackedPast([], [], [], [])).grown(keys, values)
+            self.grown = before.keys, keys, grown
+        return packed_past.attention(queries, grown)
 
     def mix_backward(self, *_: Any) -> Any:
         """Raises ValueError: the slopes of what is remembered would have nowhere to go."""

@@ -83,7 +83,7 @@ def sums_in_lanes(
     rounded = [whole_numbers(row, limit) for row in rows]
     totals = [sum(map(mul, factors, columns)) for factors, _ in rounded]
     unit = 1 / 256 ** (-size % 4)
-    return zip(_cut(totals, count, size), [unit * u for _, u in rounded])
+    return zip(cut(totals, count, size), [unit * u for _, u in rounded])
 
 
 def whole_numbers(row: Sequence[float], limit: float) -> tuple[array[int], float]:
@@ -132,7 +132,7 @@ def _packed(b: Rows, scales: Vector, size: int, transposed: bool) -> list[int]:
     ]
 
 
-def _cut(totals: list[int], count: int, size: int) -> list[memoryview]:
+def cut(totals: list[int], count: int, size: int) -> list[memoryview]:
     """Each total -> the numbers in its `count` lanes, times 2^8 for each byte below 4.
 
     A negative lane has borrowed 1 from the next. Half of a lane's range added to all makes them

@@ -67,7 +67,7 @@ class Block:
         even = sum(map(mul, gathered, magnitudes)) - halves * self.half - odd
         wide = bytearray(8 * self.pairs)
         for start, total in (1, even), (5, odd >> BITS):
-            # As `_cut` in lanes.py: a sign for each lane, and the upper three of four bytes.
+            # As `cut` in lanes.py: a sign for each lane, and the upper three of four bytes.
             lanes = ((total + self.wide_half) ^ self.wide_half).to_bytes(3 * self.pairs, "little")
             for byte in range(3):
                 wide[start + byte :: 8] = lanes[byte::3]
@@ -126,7 +126,11 @@ class Lanes:
 
     def numbers_of(self, output: int) -> array[int]:
         """The int8 weights of one output: K."""
-        return self.blocks[output // BLOCK].numbers_of(output % BLOCK)
+        for block in self.blocks:
+            if output < block.count:
+                return block.numbers_of(output)
+            output -= block.count
+        raise IndexError("there is no such output")
 
     def numbers(self) -> list[bytes]:
         """The int8 weights of every input: K times M."""
@@ -143,6 +147,19 @@ class Lanes:
                 blocks.append(block if whole else block.part(begin, end))
             first += block.count
         return Lanes(blocks)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lanes]) -> Lanes:
+        """The inverse: parts that follow one another as they were before."""
+        blocks: list[Block] = []
+        for block in chain.from_iterable([part.blocks for part in parts]):
+            if blocks and blocks[-1].count + block.count <= BLOCK:
+                lower = blocks.pop()
+                shift = BITS * lower.count
+                columns = [x + (y << shift) for x, y in zip(lower.columns, block.columns)]
+                block = Block(columns, lower.count + block.count)
+            blocks.append(block)
+        return cls(blocks)
 
 
 def _laid_out(columns: list[bytes], count: int) -> list[int]:

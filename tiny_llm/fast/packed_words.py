@@ -87,6 +87,12 @@ class Words:
         words = self.words[start // AT_ONCE * size : end * size]
         return Words(words, stop - start, self.inputs)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Words]) -> Words:
+        """The inverse: parts that follow one another as they were before."""
+        words = array("i", b"".join([part.words.tobytes() for part in parts]))
+        return cls(words, sum([part.outputs for part in parts]), parts[0].inputs)
+
 
 def _low(both: int) -> int:
     """The lower number, with its sign."""

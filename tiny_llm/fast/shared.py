@@ -11,9 +11,10 @@ The inputs are rounded to whole numbers before they are sent, and all sums of wh
 exact. So any number of processes gives the same bits. A product sends a few kilobytes there and
 back, which costs about as much as one hundred-thousandth of a second of computing.
 
-Helpers are forked when the first product asks for them: they find the weights in the memory that
-they share with the main process, cut out their part, and need no file. An interrupted product ends
-them, since nobody can tell what they would answer next, and the next product starts new ones.
+Matrices are cut before helpers are forked, which happens when the first product asks for them. So
+they find their part in the memory that they share with the main process, need no file, and never
+touch another part, of which they then have no copy. An interrupted product ends them, since nobody
+can tell what they would answer next, and the next product starts new ones.
 """
 
 from __future__ import annotations
@@ -41,11 +42,10 @@ class Helper(NamedTuple):
 
 
 class Team:
-    """The main process and its helpers, `count` in all, and the kernels that they share."""
+    """The main process and its helpers, and the parts of every kernel: one for each process."""
 
-    def __init__(self, kernels: Sequence[Kernel], count: int) -> None:
-        self.kernels, self.count = kernels, count
-        self.own = parts_of(kernels, 0, count)
+    def __init__(self) -> None:
+        self.parts: list[list[Kernel]] = []
         self.helpers: list[Helper] = []
 
     def sums(self, number: int, factors: Sequence[int]) -> list[int]:
@@ -57,7 +57,7 @@ class Team:
             for helper in self.helpers:
                 with noticing_death(helper):
                     helper.connection.send_bytes(question)
-            result = self.own[number].sums(factors)
+            result = self.parts[number][0].sums(factors)
             for helper in self.helpers:
                 with noticing_death(helper):
                     result += array("i", helper.connection.recv_bytes())
@@ -71,11 +71,10 @@ class Team:
         atexit.register(self.close)  # before what multiprocessing does then: see workers.py
         try:
             with signals_held(), ctrl_c_ignored():  # a process is started and noted, or it is not
-                for place in range(1, self.count):
+                for place in range(1, len(self.parts[0])):
                     ours, theirs = context.Pipe()
-                    process = context.Process(
-                        target=_help, args=(self.kernels, place, self.count, theirs), daemon=True
-                    )
+                    own = [parts[place] for parts in self.parts]
+                    process = context.Process(target=_help, args=(own, theirs), daemon=True)
                     process.start()
                     theirs.close()  # else its end would not be noticed
                     self.helpers.append(Helper(process, ours))
@@ -92,16 +91,35 @@ class Team:
 
 
 class Shared:
-    """Stands in the place of a kernel."""
+    """Stands in the place of a kernel, which it cuts into parts of nearly equal size."""
 
-    def __init__(self, team: Team, number: int) -> None:
-        self.team, self.number = team, number
-        whole = team.kernels[number]
-        self.unit, self.numbers, self.numbers_of = whole.unit, whole.numbers, whole.numbers_of
+    def __init__(self, kernel: Kernel, team: Team, count: int) -> None:
+        outputs = kernel.outputs
+        bounds = [outputs * i // count // AT_ONCE * AT_ONCE for i in range(count)] + [outputs]
+        self.parts = [kernel.part(start, stop) for start, stop in zip(bounds, bounds[1:])]
+        self.unit, self.team, self.number = kernel.unit, team, len(team.parts)
+        team.parts.append(self.parts)
 
     def sums(self, factors: Sequence[int]) -> list[int]:
-        """The same as the whole kernel's. Raises WorkerDied."""
+        """The same as the kernel's. Raises WorkerDied."""
         return self.team.sums(self.number, factors)
+
+    def numbers_of(self, output: int) -> array[int]:
+        """The int8 weights of one output: K."""
+        for part in self.parts:
+            if output < part.outputs:
+                return part.numbers_of(output)
+            output -= part.outputs
+        raise IndexError("there is no such output")
+
+    def numbers(self) -> list[bytes]:
+        """The int8 weights of every input: K times M."""
+        parts = [part.numbers() for part in self.parts if part.outputs]
+        return [b"".join(pieces) for pieces in zip(*parts)]
+
+    def whole(self) -> Kernel:
+        """The kernel as it was."""
+        return type(self.parts[0]).joined(self.parts)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -116,34 +134,23 @@ def shared(model: LanguageModel, count: int) -> Iterator[None]:
     multiprocessing.get_context("fork")
     tensors = [x for x in model.parameters.values() if isinstance(x, Packed)]
     matrices = list(dict.fromkeys(tensors))  # one may have two names
-    team = Team([kernel for matrix in matrices for _, kernel in matrix.kernels], count)
-    before = [matrix.kernels for matrix in matrices]
-    stand_ins = iter([Shared(team, number) for number in range(len(team.kernels))])
+    team = Team()
     try:
-        for matrix in matrices:
-            matrix.kernels = [(inputs, next(stand_ins)) for inputs, _ in matrix.kernels]
+        for matrix in matrices:  # one after the other, so that none is held twice
+            matrix.kernels = [(inputs, Shared(x, team, count)) for inputs, x in matrix.kernels]
         yield
     finally:
-        for matrix, kernels in zip(matrices, before):
-            matrix.kernels = kernels
         team.close()
+        for matrix in matrices:
+            matrix.kernels = [
+                (inputs, x.whole() if isinstance(x, Shared) else x) for inputs, x in matrix.kernels
+            ]
 
 
-def parts_of(kernels: Sequence[Kernel], place: int, count: int) -> list[Kernel]:
-    """The part of each kernel that the process at this place has."""
-    parts: list[Kernel] = []
-    for kernel in kernels:
-        bounds = [kernel.outputs * i // count // AT_ONCE * AT_ONCE for i in range(count)]
-        bounds.append(kernel.outputs)
-        parts.append(kernel.part(bounds[place], bounds[place + 1]))
-    return parts
-
-
-def _help(kernels: Sequence[Kernel], place: int, count: int, connection: Any) -> None:
+def _help(own: Sequence[Kernel], connection: Any) -> None:
     """Answer one question after the other, until the main process ends this one or is gone."""
     ignore_signals()
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    own = parts_of(kernels, place, count)
     with suppress(EOFError, OSError):
         while True:
             number, *factors = array("i", connection.recv_bytes())
