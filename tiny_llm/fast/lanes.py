@@ -80,10 +80,10 @@ def sums_in_lanes(
 
     N x K, K integers -> N times the sums in its lanes, and the unit that they count.
     """
-    rounded = [whole_numbers(row, limit) for row in rows]
-    totals = [sum(map(mul, factors, columns)) for factors, _ in rounded]
+    whole = [whole_numbers(row, limit) for row in rows]
+    totals = [sum(map(mul, factors, columns)) for factors, _ in whole]
     unit = 1 / 256 ** (-size % 4)
-    return zip(cut(totals, count, size), [unit * u for _, u in rounded])
+    return zip(cut(totals, count, size), [unit * u for _, u in whole])
 
 
 def whole_numbers(row: Sequence[float], limit: float) -> tuple[array[int], float]:
@@ -92,7 +92,7 @@ def whole_numbers(row: Sequence[float], limit: float) -> tuple[array[int], float
     Raises OverflowError as `multiply_in_lanes` does.
     """
     scales = _scales([row], limit)
-    return _rounded([row], scales), _inverses(scales)[0]
+    return rounded([row], scales), _inverses(scales)[0]
 
 
 def _scales(rows: Iterable[Sequence[float]], limit: float) -> Vector:
@@ -107,7 +107,7 @@ def _inverses(scales: Vector, unit: float = 1.0) -> Vector:
     return [unit / scale if scale else 0.0 for scale in scales]
 
 
-def _rounded(rows: Rows, scales: Vector) -> array[int]:
+def rounded(rows: Rows, scales: Vector) -> array[int]:
     """Every number of one row after the other as a whole number below 2^31."""
     halves = array("d", [value * s + ROUNDER for row, s in zip(rows, scales) for value in row])
     return array("i", halves.tobytes())[::2]  # the lower ones

@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Sequence
 from operator import mul
 
-from tiny_llm.fast.lanes import SHORT, cut, whole_numbers
+from tiny_llm.fast.lanes import SHORT, cut, rounded, whole_numbers
 from tiny_llm.layers import AttentionCache, softmax
 from tiny_llm.matmul import Matrix, Vector
 
@@ -88,7 +88,7 @@ def _mixture(weights: Vector, past: PackedPast, width: int) -> Vector:
     unit = sum(shares) / TOTAL
     if not 0 < unit < math.inf:
         return [unit] * width  # all values are 0, or some are no numbers
-    factors = [int(share / unit + 0.5) for share in shares]
+    factors = rounded([shares], [1 / unit])
     (lanes,) = cut([sum(map(mul, factors, past.values))], width, SHORT)
     unit = CUT_UNIT * sum(shares) / sum(factors)  # many equal ones are all rounded in one direction
     return [x * unit for x in lanes]
