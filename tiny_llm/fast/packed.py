@@ -26,7 +26,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import add
 from typing import Any, Callable, Union, overload
 
@@ -105,7 +105,7 @@ class Packed(Sequence[Vector]):
             row = [x * scale for x, scale in zip(row, self.scales)]
         total: Vector = []
         for inputs, kernel in self.kernels:
-            factors, unit = whole_numbers(row[inputs], longest_row(inputs.stop - inputs.start))
+            factors, unit = _rounded(tuple(row[inputs]), longest_row(inputs.stop - inputs.start))
             unit *= kernel.unit
             if self.is_table:
                 part = [x * unit * scale for x, scale in zip(kernel.sums(factors), self.scales)]
@@ -133,6 +133,9 @@ class Packed(Sequence[Vector]):
             [number * scale for number in numbers[row * self.width : (row + 1) * self.width]]
             for row, scale in enumerate(self.scales)
         ]
+
+
+_rounded = lru_cache(maxsize=1)(whole_numbers)  # queries, keys and values have the same inputs
 
 
 def longest_row(inputs: int) -> float:
