@@ -96,6 +96,19 @@ def test_a_packed_model_remembers_in_lanes_and_reads_the_same(build, monkeypatch
     assert len({id(head.keys) for head in heads}) == getattr(model.config, "n_kv_heads", len(heads))
 
 
+def test_a_long_context_is_read_in_pieces_to_the_same_logits(monkeypatch):
+    model, contexts = llama(), [[i * i % 7 for i in range(20)], [3], [1, 2, 3, 4, 5, 6, 0]]
+    quantize(model)
+    monkeypatch.setattr(kv_cache, "AT_ONCE", 100)
+    wanted, pasts = read_on(model, [NOTHING] * 3, contexts)
+    for size in 1, 3, 8, 20:
+        monkeypatch.setattr(kv_cache, "AT_ONCE", size)
+        logits, ours = read_on(model, [NOTHING] * 3, contexts)
+        assert [past.tokens for past in ours] == [past.tokens for past in pasts]
+        for row, other in zip(logits, wanted):
+            assert row == approx(other, abs=1e-9)
+
+
 def test_another_model_remembers_floats_as_ever():
     _, (past,) = read_on(llama(), [NOTHING], [[1, 2]])
     assert type(past.layers[0][0].keys) is list

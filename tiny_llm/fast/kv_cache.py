@@ -32,6 +32,9 @@ from tiny_llm.fast.packed_past import LONGEST, PackedPast
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
 
+# Tokens that a packed model, which may be large, reads in one forward: it keeps ten megabytes for
+# each token of a model of 10^8 weights, for a backward that does not come.
+AT_ONCE = 8
 LANES_PAY = sys.implementation.name != "pypy"  # where loops over floats are compiled
 
 
@@ -107,6 +110,9 @@ def read_on(
     Raises ValueError unless there is a past for each context, and both fit in the window.
     """
     _check_room(model, pasts, contexts)
+    if _packed(model):  # all but the last token of each is only read
+        pasts = [listen(model, past, context[:-1]) for past, context in zip(pasts, contexts)]
+        contexts = [context[-1:] for context in contexts]
     logits, cache = going_on(model, pasts).forward(contexts)
     longer = _longer(pasts, contexts, cache)
     return [logits[end - 1] for end in accumulate(map(len, contexts))], longer
@@ -115,8 +121,15 @@ def read_on(
 def listen(model: LanguageModel, past: Past, tokens: list[int]) -> Past:
     """The past after these tokens. Raises ValueError for more than the model can see."""
     _check_room(model, [past], [tokens])
-    _, cache = going_on(model, [past], Listening).forward([tokens])
-    return _longer([past], [tokens], cache)[0]
+    pieces = range(0, len(tokens), AT_ONCE if _packed(model) else max(1, len(tokens)))
+    for piece in (tokens[start : start + pieces.step] for start in pieces):
+        _, cache = going_on(model, [past], Listening).forward([piece])
+        past = _longer([past], [piece], cache)[0]
+    return past
+
+
+def _packed(model: LanguageModel) -> bool:
+    return any(isinstance(tensor, Packed) for tensor in model.parameters.values())
 
 
 def _check_room(model: LanguageModel, pasts: Sequence[Past], contexts: Sequence[list[int]]) -> None:
