@@ -66,8 +66,7 @@ class GoingOn:
         self.remembered = iter(
             [head for block in zip(*remembered) for heads in block for head in heads]
         )
-        packed = any(isinstance(tensor, Packed) for tensor in model.parameters.values())
-        self.in_lanes = packed and LANES_PAY and model.config.context_length <= LONGEST
+        self.in_lanes = _packed(model) and LANES_PAY and model.config.context_length <= LONGEST
         self.grown: tuple[Any, ...] = (None, None, None)  # the past of the head before, and by what
 
     def positions(self, lengths: Sequence[int]) -> list[int]:

@@ -192,13 +192,15 @@ def _taken_out(columns: list[int], count: int) -> list[bytes]:
 @lru_cache(maxsize=1)  # queries, keys and values are made of the same inputs
 def _planned(factors: tuple[int, ...]) -> Plan:
     """Columns of one magnitude to the same sum, `TOGETHER` at most."""
-    plan = Plan([], [sub if factor < 0 else add for factor in factors], [])
-    open_sums: dict[int, tuple[int, int]] = {}  # of each magnitude: its last one, columns in it
+    places: list[int] = []
+    magnitudes: list[int] = []
+    last: dict[int, int] = {}  # sum of each magnitude
+    seen: dict[int, int] = {}  # columns of each magnitude
     for magnitude in map(abs, factors):
-        place, filled = open_sums.get(magnitude, (0, TOGETHER))
-        if filled == TOGETHER:
-            place, filled = len(plan.magnitudes), 0
-            plan.magnitudes.append(magnitude)
-        open_sums[magnitude] = place, filled + 1
-        plan.places.append(place)
-    return plan
+        columns = seen.get(magnitude, 0)
+        if columns % TOGETHER == 0:
+            last[magnitude] = len(magnitudes)
+            magnitudes.append(magnitude)
+        seen[magnitude] = columns + 1
+        places.append(last[magnitude])
+    return Plan(places, [sub if factor < 0 else add for factor in factors], magnitudes)

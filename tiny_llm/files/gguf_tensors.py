@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from tiny_llm.fast.packed import Packed
+from tiny_llm.fast.requantize import FORMATS, int8_rows
 from tiny_llm.files.gguf import Entry
 from tiny_llm.files.gguf_names import AS_COLUMNS, AS_HERE, HEADS, Part, places
 from tiny_llm.files.gguf_numbers import FORMS, Bytes
@@ -38,9 +39,15 @@ class GgufTensor(PortableTensor):
         return self._entry.data if self._part.lie == AS_HERE else b"".join(self._raw_rows())
 
     def packed(self, is_table: bool) -> Packed:
-        """Rounded to int8 from its floats. Q8_0, Q4_0 and Q4_1 are blocks of whole numbers already:
-        a shorter way from `raw()` and `form` has its place here."""
-        return super().packed(is_table)
+        """Rounded to int8: from its blocks where these hold whole numbers, else from floats."""
+        data = self.raw() if self.form in FORMATS else None
+        if data is None:
+            return super().packed(is_table)
+        try:
+            numbers, scales = int8_rows(data, self.form, *self.shape)
+        except ValueError as error:
+            raise ForeignError(f"its tensor {self._part.theirs}: {error}") from None
+        return Packed(numbers, scales, is_table)
 
     def _raw_rows(self) -> Iterator[memoryview]:
         data = self._entry.data
