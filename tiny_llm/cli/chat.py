@@ -17,7 +17,8 @@ from typing import Callable, NamedTuple, cast
 
 from tiny_llm.beyond.chat import Conversation, can_speak, template_of
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.generate import open_checkpoint, sharing
+from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.signals import on_signals, stop
 from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.saved import Run
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_length(group, LONGEST_ANSWER)
     flags.add_drawing(group, TEMPERATURE, TOP_P)
     flags.add_seed(group)
+    flags.add_sharing(parser)
     flags.add_display(parser, attention=False)
 
 
@@ -176,15 +178,18 @@ def run(args: argparse.Namespace) -> int:
     """Question, answer, question, until the questions end."""
     current = open_checkpoint(args)
     _check_talks(current, args)
+    if args.int8:
+        quantize(current.model)
     talk = Talk(current, args)
     is_person = sys.stdin.isatty()
     if is_person:
         with suppress(ImportError):
             import readline  # noqa: F401  # lines can be edited, and called back
         talk.say("a question, or /help; Ctrl-C stops an answer, Ctrl-D ends")
-    for line in _lines(is_person):
-        if not talk.take(line):
-            break
+    with sharing(current, args.workers):
+        for line in _lines(is_person):
+            if not talk.take(line):
+                break
     return 0
 
 

@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     if args.to == "gguf":
         check_out(out, lambda: _is_gguf(out), f"{out} exists and is no GGUF file; choose another")
-    else:
-        _check_folder(out)
     model = portable(open_checkpoint(args))
     write = gguf_models.write if args.to == "gguf" else hugging_face.write
     try:
+        if args.to == "hf":
+            hugging_face.check_free(out)
         with alone(out), writing(out):
             write(out, model, args.numbers)
     except ValueError as error:
@@ -64,11 +64,3 @@ def _is_gguf(path: Path) -> bool:
         return gguf.is_gguf(beginning_of(path))
     except OSError:
         return False
-
-
-def _check_folder(out: Path) -> None:
-    """Raises UserError for a place that holds something else than such a model."""
-    if out.exists() and not (
-        out.is_dir() and (hugging_face.is_folder(out) or not any(out.iterdir()))
-    ):
-        raise UserError(f"{out} exists and is no Hugging Face folder; choose another --out")

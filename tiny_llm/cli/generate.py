@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.sample import print_sample
 from tiny_llm.fast.packed import quantize
+from tiny_llm.fast.shared import shared
+from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.errors import UserError, program
 from tiny_llm.run.models import open_model
 from tiny_llm.run.saved import LEFT_OUT, Run, is_packed, newest_checkpoint
@@ -22,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_checkpoint(parser)
     flags.add_int8(parser)
     flags.add_sampling(parser)
+    flags.add_sharing(parser)
     flags.add_seed(parser)
     flags.add_display(parser)
 
@@ -40,8 +45,21 @@ def run(args: argparse.Namespace) -> int:
             f"the model is {current.rung}, which has no attention to show; "
             f"train one that has: {program()} train --model attention"
         )
-    print_sample(current, args, args.seed or 0)
+    with sharing(current, args.workers):
+        print_sample(current, args, args.seed or 0)
     return 0
+
+
+@contextmanager
+def sharing(current: Run, workers: int) -> Iterator[None]:
+    """Within, so many processes multiply. Raises UserError where they cannot."""
+    if workers > 1 and not is_packed(current.model):
+        raise UserError("--workers share int8 weights, and these are none; add --int8")
+    try:
+        with shared(current.model, workers):
+            yield
+    except WorkerDied as error:
+        raise UserError(f"{error}; try again, or with one of --workers") from None
 
 
 def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:

@@ -390,6 +390,17 @@ def add_int8(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sharing(parser: argparse._ActionsContainer) -> None:
+    """--workers, of a model that writes."""
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="processes that share each product of int8 weights: the same text (%(default)s)",
+    )
+
+
 def checkpoint_of(args: argparse.Namespace) -> Optional[Path]:
     """The saved model that is named, if one is. Raises UsageError if two are."""
     bare: Optional[Path] = getattr(args, "model_file", None)

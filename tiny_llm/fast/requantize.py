@@ -53,7 +53,7 @@ FORMATS = {
 
 
 def int8_rows(
-    data: Union[bytes, memoryview], dtype: str, rows: int, width: int
+    data: Union[bytes, bytearray, memoryview], dtype: str, rows: int, width: int
 ) -> tuple[array[int], Vector]:
     """Blocks of `rows` x `width` numbers -> the int8 numbers row by row, a scale for each row.
 

@@ -59,8 +59,14 @@ def foreign_model(path: Path) -> Optional[tuple[str, PortableModel]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise UserError(f"{path}: {shown(error, LONGEST_MESSAGE)}") from None
+        raise _refused(path, error) from None
     return None
+
+
+def _refused(path: Path, error: ValueError) -> UserError:
+    """In one line that names the file."""
+    problem = shown(error, LONGEST_MESSAGE)
+    return UserError(problem if problem.startswith(str(path)) else f"{path}: {problem}")
 
 
 def run_of(path: Path, name: str, model: PortableModel, int8: bool) -> Run:
@@ -78,7 +84,7 @@ def run_of(path: Path, name: str, model: PortableModel, int8: bool) -> Run:
             name: _numbers(name, model.tensors[name], int8) for name in rung.model.layout(config)
         }
     except ValueError as error:
-        raise UserError(f"{path}: {shown(error, LONGEST_MESSAGE)}") from None
+        raise _refused(path, error) from None
     options = Options()
     return Run(
         model.kind, built, model.tokenizer, build_optimizer(options), options,
