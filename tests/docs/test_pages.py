@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ladder, performance, precision, recipes
+from benchmarks import ladder, performance, precision, real_model, recipes
 from benchmarks.pages import is_current, pages
 from tiny_llm.cli import main
 
@@ -49,6 +49,8 @@ def test_the_figures_are_the_measured_ones():
     assert is_current(tables)
     measured = json.loads((ROOT / "benchmarks" / "precision.json").read_text("utf-8"))
     assert is_current({"precision": precision.section(measured)})
+    measured = json.loads((ROOT / "benchmarks" / "real_model.json").read_text("utf-8"))
+    assert is_current({"real_model": real_model.section(measured)})
 
 
 def test_rounding_costs_next_to_nothing():
