@@ -66,7 +66,7 @@ def test_its_distributions_are_those_of_hugging_face(run):
             divergence += math.exp(log) * (log - logits[token] + total)
         agreed += logits[likeliest[0]] == highest
     assert -0.01 < divergence / TOKENS < 0.03
-    assert agreed > 0.85 * TOKENS
+    assert agreed > 0.8 * TOKENS
 
 
 def test_two_processes_give_the_same_bits(run):

@@ -142,6 +142,8 @@ def test_every_command_of_a_page_finds_what_those_before_it_made(tmp_path, monke
             if words[0] == "train" and "--resume" not in words:
                 steps = ["--steps", "12" if "--stop-after" in words else "2"]
                 words = without(without(words, "--repeat"), "--steps") + steps
+            if words[0] == "chat":  # with a model that has to be downloaded: test_real_model.py
+                continue
             assert main(words) == 0, (line, capsys.readouterr().err)
     capsys.readouterr()
 
@@ -162,7 +164,7 @@ def without(words, flag):
 
 
 def test_the_example_in_python_runs_learns_and_prints(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", "\n".join(pages().values()), re.DOTALL)
     names = {}
     exec(code, names)
     assert names["loss"] < 0.5
