@@ -145,6 +145,7 @@ LLAMA_SIZES = {"vocab_size": 11, "context_length": 80, "rope_theta": 500.0, "nor
 @contextmanager
 def double_everywhere():
     """Hugging Face's Llama computes some steps in float32 whatever it is given; not within this."""
+    import safetensors.torch  # noqa: F401  # makes a table of dtypes when it is imported first
     import torch
 
     before = torch.float32, torch.float, torch.Tensor.float
