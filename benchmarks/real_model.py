@@ -1,6 +1,7 @@
 """Measure a real chat model, SmolLM2-135M-Instruct: how fast, in how much memory, how exactly.
 
     python3 benchmarks/real_model.py MODEL.gguf [PYTHON ...]   measure, with these interpreters
+    python3 benchmarks/real_model.py --imported MODEL.gguf [PYTHON ...]   how it loads, imported
     python3 benchmarks/real_model.py --render                  what was measured before
 
 Every interpreter reads the file in a process of its own, with one process and two that multiply.
@@ -16,6 +17,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,18 @@ def measure(file: str, pythons: list[str]) -> Results:
     return results
 
 
+def imported(file: str, pythons: list[str]) -> Results:
+    """How soon each interpreter has the model that `tiny-lm import` made of the file."""
+    results: Results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "model.safetensors")
+        words = [sys.executable, "-m", "tiny_llm", "import", file, "-o", out, "--quiet"]
+        subprocess.run(words, cwd=ROOT, check=True)
+        for python in pythons:
+            results[f"imported, {_ask(python, 'name')['name']}"] = _ask(python, "load", out)
+    return results
+
+
 def _ask(python: str, *words: str) -> Results:
     command = [python, str(Path(__file__).resolve()), "--part", *words]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -148,6 +162,10 @@ def part(what: str, *rest: str) -> Results:
     """What a process of its own was asked for."""
     if what == "speed":
         return speed(rest[0], int(rest[1]))
+    if what == "load":
+        began = time.perf_counter()
+        run = _loaded(rest[0])
+        return {"load": time.perf_counter() - began, "memory": peak(), "kind": run.rung}
     if what == "torch":
         return torch_speed(*rest)
     if what == "accuracy":
@@ -185,6 +203,12 @@ def section(results: Results) -> str:
                 f"| {name.partition(', ')[2]} | {one['tokens']} | {one['divergence']:.4f} | "
                 f"{one['agreed']:.1%} | {one['perplexity']:.2f} | {one['exact']:.2f} |"
             )
+    ready = [
+        f"{one['load']:.1f} s on {name.partition(', ')[2]} ({one['memory']:.0f} MB)"
+        for name, one in results.items()
+        if name.startswith("imported, ")
+    ]
+    lines += ["", f"Imported once by `tiny-lm import`, it is ready after {' and '.join(ready)}."]
     return "\n".join(lines)
 
 
@@ -196,7 +220,8 @@ def main() -> None:
         return
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     if what != "--render":
-        results.update(measure(str(Path(what).resolve()), rest or [sys.executable]))
+        of, file = (imported, rest.pop(0)) if what == "--imported" else (measure, what)
+        results.update(of(str(Path(file).resolve()), rest or [sys.executable]))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write({"real_model": section(results)})
 

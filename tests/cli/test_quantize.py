@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tiny_llm.cli import main
+from tiny_llm.cli.introduce import count_parameters
+from tiny_llm.fast.packed import Packed
 from tiny_llm.run.saved import is_packed, load_run
 
 SMALL = ["--data", "text.txt", "--steps", "3", "--context-length", "8", "-n", "0", "--quiet"]
@@ -38,6 +40,19 @@ def test_a_quantized_file_is_read_by_every_command_that_only_reads(capsys):
         ["trace", "--forward-only"],
     ):
         assert "int8 weights" in said(capsys, *words, "-c", "m.int8.safetensors").err
+
+
+def test_a_quantized_file_is_read_without_decoding_it(capsys, monkeypatch):
+    """A large one would take minutes."""
+    said(capsys, "quantize", "m.safetensors")
+
+    def decoded(self):
+        raise AssertionError("its rows were decoded")
+
+    monkeypatch.setattr(Packed, "__iter__", decoded)
+    run = load_run(Path("m.int8.safetensors"))
+    assert count_parameters(run) == count_parameters(load_run(Path("m.safetensors")))
+    said(capsys, "generate", "-c", "m.int8.safetensors", "-n", "5")
 
 
 def test_it_says_and_writes_the_same_as_the_model_that_is_rounded_on_the_spot(capsys):

@@ -18,6 +18,8 @@ from tiny_llm.text.shown import shown
 from tiny_llm.view.heads import has_attention
 from tiny_llm.view.terminal import tell
 
+LARGE = 20_000_000  # bytes of a file that takes seconds to read
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `generate`."""
@@ -65,6 +67,8 @@ def sharing(current: Run, workers: int) -> Iterator[None]:
 def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:
     """The run in --checkpoint, or in the newest one of runs/, which is then named."""
     path = flags.checkpoint_of(args) or newest_checkpoint()
+    if not args.quiet and path.is_file() and path.stat().st_size > LARGE:
+        tell(f"reading {path} ...")
     current = open_model(path, to_train, getattr(args, "int8", False))
     if not args.quiet:
         kind = ", int8 weights" if is_packed(current.model) else ""

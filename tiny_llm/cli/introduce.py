@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tiny_llm.model import rows_of
+from tiny_llm.fast.tensors import count
 from tiny_llm.run.begin import VAL_TOKENS, batches_of
 from tiny_llm.run.saved import Run
 from tiny_llm.run.sources import Material
@@ -69,4 +69,4 @@ def _training(current: Run, material: Material) -> str:
 
 def count_parameters(current: Run) -> int:
     """How many numbers the model learns."""
-    return sum(len(row) for tensor in current.model.parameters.values() for row in rows_of(tensor))
+    return count(current.model.parameters)

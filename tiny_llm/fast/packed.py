@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from operator import add
@@ -85,6 +85,13 @@ class Packed(Sequence[Vector]):
         row = index % len(self)
         return [number * scale for _, k in self.kernels for number in k.numbers_of(row)]
 
+    def __iter__(self) -> Iterator[Vector]:
+        """Row by row; all numbers are taken out at once, which is faster than row after row."""
+        numbers = self.numbers
+        for row, scale in enumerate(self.scales):
+            start = row * self.width
+            yield [number * scale for number in numbers[start : start + self.width]]
+
     def multiply(
         self, a: Rows, transposed: bool, in_floats: Callable[[Rows, Rows], Matrix]
     ) -> Matrix:
@@ -128,11 +135,7 @@ class Packed(Sequence[Vector]):
     @cached_property
     def rows(self) -> Matrix:
         """As floats, for a product that has no lanes."""
-        numbers = self.numbers
-        return [
-            [number * scale for number in numbers[row * self.width : (row + 1) * self.width]]
-            for row, scale in enumerate(self.scales)
-        ]
+        return list(self)
 
 
 _rounded = lru_cache(maxsize=1)(whole_numbers)  # queries, keys and values have the same inputs

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from tiny_llm.fast.packed import Packed
 from tiny_llm.matmul import Vector
 from tiny_llm.model import Parameters, Tensor, rows_of
 
 
 def shape(tensor: Tensor) -> tuple[int, ...]:
     """(length,) of a vector, (rows, columns) of a matrix. Raises ValueError for uneven rows."""
+    if isinstance(tensor, Packed):  # whose rows would have to be decoded
+        return len(tensor), tensor.width
     widths = {len(row) for row in rows_of(tensor)}
     if len(widths) != 1:
         raise ValueError(f"a tensor has rows of one length, not of {sorted(widths)}")
     return (len(tensor), *widths) if isinstance(tensor[0], list) else (len(tensor),)
+
+
+def count(tensors: Parameters) -> int:
+    """How many numbers there are."""
+    return sum(math.prod(shape(tensor)) for tensor in tensors.values())
 
 
 def scaled(tensors: Parameters, factor: float) -> Parameters:

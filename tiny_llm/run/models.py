@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
-from tiny_llm.fast.packed import is_table
+from tiny_llm.fast.packed import Packed, is_table
 from tiny_llm.fast.tensors import shape
 from tiny_llm.files import gguf, gguf_models, hugging_face
 from tiny_llm.files.foreign import beginning_of
@@ -108,7 +108,7 @@ def portable(run: Run) -> PortableModel:
 
 
 def _rows(tensor: Any) -> Iterator[Vector]:
-    return iter(rows_of(tensor))
+    return iter(tensor) if isinstance(tensor, Packed) else iter(rows_of(tensor))
 
 
 def _numbers(name: str, tensor: PortableTensor, int8: bool) -> Any:

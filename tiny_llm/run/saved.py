@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tiny_llm.fast.packed import Packed
-from tiny_llm.fast.tensors import shape
+from tiny_llm.fast.tensors import count, shape
 from tiny_llm.files import checkpoint
 from tiny_llm.files.atomic import backups
 from tiny_llm.files.checkpoint import CheckpointError
 from tiny_llm.files.portable import Chat
-from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import Optimizer
 from tiny_llm.run.errors import UserError, program, quoted
 from tiny_llm.run.options import Options, options_from
@@ -183,7 +183,7 @@ def _check_sizes(config: dict[str, Any], tensors: Parameters) -> None:
     No size of a model is larger than the count of its numbers, nor are there more layers than
     tensors.
     """
-    numbers = sum(len(row) for tensor in tensors.values() for row in rows_of(tensor))
+    numbers = count(tensors)
     for name, value in config.items():
         most = len(tensors) if name == "n_layers" else numbers
         if name == "tie_embeddings" and type(value) is not bool:

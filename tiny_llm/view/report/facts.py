@@ -20,7 +20,7 @@ from tiny_llm.fast.tensors import check_finite, shape
 from tiny_llm.fast.writer import Writer
 from tiny_llm.layers import softmax
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.model import LanguageModel, rows_of
+from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.stream import TextStream
 from tiny_llm.text.tokenizers import Tokenizer
@@ -274,7 +274,7 @@ def parameter_parts(model: LanguageModel) -> list[Part]:
         purpose = uses.get(next(iter(layers)), "")
         shapes = [shape(tensor) for tensor in next(iter(layers.values()))]
         every = [tensor for layer in layers.values() for tensor in layer]
-        count = sum(len(row) for tensor in every for row in rows_of(tensor))
+        count = sum(math.prod(shape(tensor)) for tensor in every)
         name = part if len(layers) > 1 else next(iter(layers))
         parts.append(Part(name, purpose, shapes, len(layers), count))
     return parts

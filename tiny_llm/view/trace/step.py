@@ -17,11 +17,11 @@ from dataclasses import asdict, replace
 from math import isclose, isfinite, sqrt
 from typing import Optional, Union
 
-from tiny_llm.fast.tensors import shape
+from tiny_llm.fast.tensors import count, shape
 from tiny_llm.gradcheck import ABSOLUTE, RELATIVE, STEP, numerical_slope
 from tiny_llm.layers import cross_entropy, embedding, softmax
 from tiny_llm.matmul import Matrix
-from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.optimizers import SGD, AdamW, clip_by_global_norm, global_norm
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.text.yardsticks import guessing_loss
@@ -132,7 +132,7 @@ class _Step:
             model=type(model).__name__,
             config=asdict(model.config),
             sizes=sizes(model),
-            weights=sum(len(row) for t in model.parameters.values() for row in rows_of(t)),
+            weights=count(model.parameters),
             steps_before=steps_before,
             tokens=self.tokens(),
             vectors=self.vectors(calls),
