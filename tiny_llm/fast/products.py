@@ -220,10 +220,10 @@ class Chosen(PlainLoops):
 
     def matmul(self, a: Rows, b: Rows) -> Matrix:
         """Every row of a with every column of b: N x K and K x M -> N x M."""
-        if not a or not b or not b[0]:
-            return [[] for _ in a]
         if isinstance(b, Packed):
             return b.multiply(a, False, self.matmul)
+        if not a or not b or not b[0]:
+            return [[] for _ in a]
         way = WAYS[self._name(len(a), len(b), len(b[0]))]
         return BY_ROWS[way](a, b) if way in BY_ROWS else way(a, _transpose(b))
 
