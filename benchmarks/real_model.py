@@ -87,9 +87,8 @@ def torch_speed(file: str) -> Results:
     return {"token": fastest / WRITTEN, "memory": peak(), "threads": torch.get_num_threads()}
 
 
-def accuracy(file: str) -> Results:
+def accuracy(run: Any) -> Results:
     """In this process: how far the model's distributions are from those of the reference."""
-    run = _loaded(file)
     from tiny_llm.fast.kv_cache import NOTHING, read_on
 
     reference = json.loads(REFERENCE.read_text("utf-8"))
@@ -169,7 +168,7 @@ def part(what: str, *rest: str) -> Results:
     if what == "torch":
         return torch_speed(*rest)
     if what == "accuracy":
-        return accuracy(*rest)
+        return accuracy(_loaded(rest[0]))
     version = ".".join(platform.python_version_tuple()[:2])
     return {"name": f"{platform.python_implementation()} {version}"}
 

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from tiny_llm.beyond.chat import CHATML, CHUNK, OWN, Conversation, Message, template_of
+from tiny_llm.beyond.chat import CHATML, OWN, Conversation, Message, template_of
 from tiny_llm.beyond.llama import LlamaConfig, LlamaLanguageModel
+from tiny_llm.fast.kv_cache import AT_ONCE
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
 
@@ -158,7 +159,7 @@ def test_tokens_are_those_of_transformers(layout, default, roles):
 def test_answers_are_those_of_a_model_that_reads_everything_anew():
     model, talk = model_of(), conversation()
     ids = CHATML.ids([Message("system", "be kind")], TOKENIZER)
-    for question in ("what does the system say?", "and the user?", "x" * 3 * CHUNK):
+    for question in ("what does the system say?", "and the user?", "x" * 3 * AT_ONCE):
         talk.ask(question)
         ids += CHATML.message(Message("user", question), TOKENIZER) + ASSISTANT
         answer = said(talk)

@@ -134,7 +134,7 @@ def test_rungs_that_no_other_program_has_stay_here(capsys):
 
 def test_a_model_larger_than_memory_is_refused_with_figures(capsys, monkeypatch):
     said(capsys, "export", "-c", "m", "--to", "gguf", "-o", "m.gguf")
-    monkeypatch.setattr(models, "_free_memory", lambda: 100_000)
+    monkeypatch.setattr(models, "free_memory", lambda: 100_000)
     err = said(capsys, "generate", "-c", "m.gguf", code=1).err
     count = sum(
         len(row) for x in numbers("m").values() for row in (x if type(x[0]) is list else [x])

@@ -21,7 +21,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from tiny_llm.fast.kv_cache import NOTHING, Past, listen, read_on
+from tiny_llm.fast.kv_cache import AT_ONCE, NOTHING, Past, listen, read_on
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.matmul import Vector
 from tiny_llm.model import LanguageModel
@@ -29,7 +29,6 @@ from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.shown import shown
 
-CHUNK = 16  # tokens that are read at once: more take more memory, and a stop waits for them
 ROLES = ("system", "user", "assistant")
 
 # ---------------------------------------------------------------- the layout
@@ -223,10 +222,10 @@ class Conversation:
         """Read these tokens, as far as they were not read before, and remember them by this name.
         Stopped, it remembers what it has read."""
         past = self._longest_past(ids)
-        for start in range(len(past.tokens), len(ids), CHUNK):
+        for start in range(len(past.tokens), len(ids), AT_ONCE):  # a stop waits for these at most
             if self.is_stopped():
                 break
-            past = listen(self.model, past, ids[start : start + CHUNK])
+            past = listen(self.model, past, ids[start : start + AT_ONCE])
         self.remembered[name] = past
 
     def _logits(self, ids: list[int]) -> Vector:

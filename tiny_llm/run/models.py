@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,6 +20,7 @@ from tiny_llm.files.foreign import beginning_of
 from tiny_llm.files.portable import PortableModel, PortableTensor
 from tiny_llm.matmul import Vector
 from tiny_llm.model import rows_of
+from tiny_llm.run.begin import memory
 from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.options import Options
 from tiny_llm.run.rungs import RUNGS, build_optimizer
@@ -41,7 +41,7 @@ def open_model(path: Path, to_train: bool = False, int8: bool = False) -> Run:
         return load_run(path, to_train)
     if to_train:
         imports = to_type("import", {str(path): "", "--out": f"{path.stem}.safetensors"})
-        raise UserError(f"{path} is a model of another program, to be read with; {imports}")
+        raise UserError(f"{path} is another program's, which is only read; first type {imports}")
     return run_of(path, *found, int8)
 
 
@@ -120,7 +120,7 @@ def _numbers(name: str, tensor: PortableTensor, int8: bool) -> Any:
 def _check_memory(count: int, int8: bool) -> None:
     """Raises UserError for more numbers than there is memory for, where that can be told."""
     needed = count * (BYTES_OF_INT8 if int8 else BYTES_OF_FLOAT)
-    free = _free_memory()
+    free = free_memory()
     if free and needed > free:
         raise UserError(
             f"the model has {count:,} numbers, which take about {needed / 1e9:.1f} GB of memory, "
@@ -128,12 +128,10 @@ def _check_memory(count: int, int8: bool) -> None:
         )
 
 
-def _free_memory() -> int:
-    """Bytes; 0: this system does not say."""
+def free_memory() -> int:
+    """Bytes that can be had now, or those of the whole machine; 0 if the system does not say."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0
+    return memory()
