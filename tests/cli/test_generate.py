@@ -261,6 +261,7 @@ class Parrot:
 
     predicts_every_token = False
     config = SimpleNamespace(context_length=4)
+    parameters = {}
 
     def __init__(self, data):
         self.data = iter(data)

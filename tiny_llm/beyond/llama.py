@@ -316,21 +316,24 @@ class LlamaLanguageModel(LanguageModel):
         """Where each token stands: N numbers, counted from 0 in each context."""
         return [place for length in lengths for place in range(length)]
 
+    def served_by(self, head: int) -> int:
+        """Which head of keys and values serves this one of queries."""
+        return int(head // (self.config.n_heads // self.config.n_kv_heads))
+
     def mix(
         self, q: Matrix, k: Matrix, v: Matrix, turned: list[list[tuple[Vector, Vector]]]
     ) -> tuple[Matrix, list[list[AttentionCache]]]:
         """Attention: N x D, N x GW, N x GW -> N x D, B x H caches. G heads of keys and values, each
         of width W, serve H / G heads of queries."""
         size, lengths = self.config, list(map(len, turned))
-        group = size.n_heads // size.n_kv_heads
         out: Matrix = []
         caches = []
         for rows, by in zip(zip(*(layers.split_rows(x, lengths) for x in (q, k, v))), turned):
             queries = [rotate(x, by) for x in layers.split_columns(rows[0], size.n_heads)]
             keys = [rotate(x, by) for x in layers.split_columns(rows[1], size.n_kv_heads)]
             values = layers.split_columns(rows[2], size.n_kv_heads)
-            heads = [self.attend(x, keys[h // group], values[h // group])
-                     for h, x in enumerate(queries)]  # fmt: skip
+            served = [self.served_by(h) for h in range(size.n_heads)]
+            heads = [self.attend(x, keys[g], values[g]) for x, g in zip(queries, served)]
             out += layers.join_columns([head_out for head_out, _ in heads])  # T x D
             caches.append([cache for _, cache in heads])
         return out, caches

@@ -397,7 +397,7 @@ def add_sharing(parser: argparse._ActionsContainer) -> None:
         type=whole_number(1),
         default=1,
         metavar="N",
-        help="processes that share each product of int8 weights: the same text (%(default)s)",
+        help="1 or 2 processes, which share int8 weights and write the same text (%(default)s)",
     )
 
 

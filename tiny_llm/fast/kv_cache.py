@@ -34,7 +34,7 @@ from tiny_llm.model import LanguageModel
 
 # Tokens that a packed model, which may be large, reads in one forward: it keeps ten megabytes for
 # each token of a model of 10^8 weights, for a backward that does not come.
-AT_ONCE = 8
+AT_ONCE = 4
 LANES_PAY = sys.implementation.name != "pypy"  # where loops over floats are compiled
 
 
@@ -101,6 +101,18 @@ def going_on(model: LanguageModel, pasts: Sequence[Past], way: type[GoingOn] = G
     return type(way.__name__, (way, type(model)), {})(model, pasts)
 
 
+def go_on(
+    model: Any, pasts: Sequence[Past], contexts: list[list[int]], way: type[GoingOn] = GoingOn
+) -> tuple[Matrix, list[Past]]:
+    """One forward: B pasts, B contexts -> N x V logits, B pasts. A model that several processes
+    have a part of does it in its own way."""
+    if hasattr(model, "go_on"):
+        together: tuple[Matrix, list[Past]] = model.go_on(pasts, contexts, way)
+        return together
+    logits, cache = going_on(model, pasts, way).forward(contexts)
+    return logits, _longer(pasts, contexts, cache)
+
+
 def read_on(
     model: LanguageModel, pasts: Sequence[Past], contexts: list[list[int]]
 ) -> tuple[Matrix, list[Past]]:
@@ -112,8 +124,7 @@ def read_on(
     if _packed(model):  # all but the last token of each is only read
         pasts = [listen(model, past, context[:-1]) for past, context in zip(pasts, contexts)]
         contexts = [context[-1:] for context in contexts]
-    logits, cache = going_on(model, pasts).forward(contexts)
-    longer = _longer(pasts, contexts, cache)
+    logits, longer = go_on(model, pasts, contexts)
     return [logits[end - 1] for end in accumulate(map(len, contexts))], longer
 
 
@@ -121,10 +132,15 @@ def listen(model: LanguageModel, past: Past, tokens: list[int]) -> Past:
     """The past after these tokens. Raises ValueError for more than the model can see."""
     _check_room(model, [past], [tokens])
     pieces = range(0, len(tokens), AT_ONCE if _packed(model) else max(1, len(tokens)))
-    for piece in (tokens[start : start + pieces.step] for start in pieces):
-        _, cache = going_on(model, [past], Listening).forward([piece])
-        past = _longer([past], [piece], cache)[0]
+    for start in pieces:
+        past = _listened(model, past, tokens[start : start + pieces.step])
     return past
+
+
+def _listened(model: LanguageModel, past: Past, piece: list[int]) -> Past:
+    """The past after one forward, whose cache is gone before the next one begins."""
+    _, (longer,) = go_on(model, [past], [piece], Listening)
+    return longer
 
 
 def _packed(model: LanguageModel) -> bool:

@@ -21,6 +21,7 @@ The scales are powers of two: they round nothing, and whole numbers that fit com
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from operator import add, mul
@@ -31,6 +32,7 @@ LONG, MIDDLE, SHORT = 8, 4, 3  # bytes of a lane
 # Adding 1.5 * 2^52 to a float below 2^51 rounds it to a whole number n and leaves n itself in the
 # low bits of the sum (negative ones as their complement): floats become integers without leaving C.
 ROUNDER = 1.5 * 2.0**52
+LOOPS_PAY = sys.implementation.name == "pypy"  # which compiles them, and where hypot is slow
 
 
 def longest(size: int, inner: int) -> float:
@@ -97,10 +99,20 @@ def whole_numbers(row: Sequence[float], limit: float) -> tuple[array[int], float
 
 def _scales(rows: Iterable[Sequence[float]], limit: float) -> Vector:
     """The power of two that makes each row nearly as long as the limit; 0 for a row of zeros."""
-    lengths = [math.hypot(*row) for row in rows]
+    lengths = list(map(_length, rows))
     if not all(1e-150 < length < 1e150 for length in lengths if length):
         raise OverflowError("no lane can hold these numbers")
     return [2.0 ** (math.frexp(limit / x)[1] - 1) if x else 0.0 for x in lengths]
+
+
+def _length(row: Sequence[float]) -> float:
+    if not LOOPS_PAY:
+        return math.hypot(*row)
+    squares = 0.0
+    for value in row:
+        squares += value * value
+    # Where a square leaves the range, hypot does not.
+    return math.sqrt(squares) if 1e-280 < squares < 1e280 else math.hypot(*row)
 
 
 def _inverses(scales: Vector, unit: float = 1.0) -> Vector:

@@ -26,9 +26,9 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import add
-from typing import Any, Callable, Union, overload
+from typing import Any, Callable, TypeVar, Union, overload
 
 from tiny_llm.fast.lanes import whole_numbers
 from tiny_llm.fast.packed_lanes import Lanes
@@ -37,11 +37,15 @@ from tiny_llm.matmul import Matrix, Rows, Vector
 from tiny_llm.model import LanguageModel
 
 Kernel = Union[Lanes, Words]
+Kernels = list[tuple[slice, Any]]  # the inputs, and the kernel that multiplies with them
 KERNEL: type[Kernel] = Words if sys.implementation.name == "pypy" else Lanes
 LARGEST = 127  # of an int8 number; -128 is not used, so that a row and its negative are alike
 WIDEST = 1536  # inputs of one kernel: for more, 24 bits would leave too few to each
 MANY = 256  # inputs from which on CPython gains by rounding them more than they need
 UNITS = 48  # that an input of usual size is rounded to then, or half as many
+
+
+P = TypeVar("P", bound="Packed")
 
 
 class Packed(Sequence[Vector]):
@@ -55,7 +59,7 @@ class Packed(Sequence[Vector]):
         self.scales, self.is_table = scales, is_table
         self.width = width = len(numbers) // len(scales)
         outputs, inputs = (len(scales), width) if is_table else (width, len(scales))
-        self.kernels: list[tuple[slice, Any]] = []  # inputs, and what multiplies with them
+        kernels: Kernels = []
         flat = numbers.tobytes()
         for start in range(0, inputs, WIDEST):
             stop = min(start + WIDEST, inputs)
@@ -65,9 +69,26 @@ class Packed(Sequence[Vector]):
                 part = b"".join([flat[i + start : i + stop] for i in range(0, len(flat), width)])
             else:
                 part = flat
-            self.kernels.append(
-                (slice(start, stop), KERNEL.of(part, outputs, stop - start, is_table))
-            )
+            kernels.append((slice(start, stop), KERNEL.of(part, outputs, stop - start, is_table)))
+        self.halves = [kernels]  # or two, which two processes could have: see halves.py
+
+    @classmethod
+    def of(cls: type[P], kernels: Kernels, scales: Vector, is_table: bool) -> P:
+        """From kernels that are there."""
+        packed = cls.__new__(cls)
+        packed.scales, packed.is_table, packed.halves = scales, is_table, [kernels]
+        packed.width = packed.inputs if is_table else kernels[0][1].outputs
+        return packed
+
+    @property
+    def kernels(self) -> Kernels:
+        """All of them: the inputs, and what multiplies with them."""
+        return [kernel for half in self.halves for kernel in half]
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers go into a product."""
+        return int(self.kernels[-1][0].stop)
 
     def __len__(self) -> int:
         return len(self.scales)
@@ -110,16 +131,16 @@ class Packed(Sequence[Vector]):
         """One row of the product. Raises OverflowError."""
         if not self.is_table:
             row = [x * scale for x, scale in zip(row, self.scales)]
-        total: Vector = []
-        for inputs, kernel in self.kernels:
-            factors, unit = _rounded(tuple(row[inputs]), longest_row(inputs.stop - inputs.start))
-            unit *= kernel.unit
-            if self.is_table:
-                part = [x * unit * scale for x, scale in zip(kernel.sums(factors), self.scales)]
-            else:
-                part = [x * unit for x in kernel.sums(factors)]
-            total = list(map(add, total, part)) if total else part
-        return total
+        return _added([_added([self._part(row, *kernel) for kernel in half])
+                       for half in self.halves])  # fmt: skip
+
+    def _part(self, row: Sequence[float], inputs: slice, kernel: Any) -> Vector:
+        """What one kernel makes of its inputs."""
+        factors, unit = _rounded(row[inputs], longest_row(inputs.stop - inputs.start))
+        unit *= kernel.unit
+        if self.is_table:
+            return [unit * x * scale for x, scale in zip(kernel.sums(factors), self.scales)]
+        return [unit * x for x in kernel.sums(factors)]
 
     @property
     def numbers(self) -> array[int]:
@@ -138,7 +159,25 @@ class Packed(Sequence[Vector]):
         return list(self)
 
 
-_rounded = lru_cache(maxsize=1)(whole_numbers)  # queries, keys and values have the same inputs
+def _added(rows: list[Vector]) -> Vector:
+    """Their sum, number by number."""
+    total = rows[0]
+    for row in rows[1:]:
+        total = list(map(add, total, row))
+    return total
+
+
+_last: tuple[Any, ...] = ([], 0, ())
+
+
+def _rounded(row: Sequence[float], limit: float) -> tuple[Sequence[int], float]:
+    """As `whole_numbers`, done once for what follows on one another: queries, keys and values have
+    the same inputs."""
+    global _last
+    if _last[0] != row or _last[1] != limit:
+        _last = row, limit, whole_numbers(row, limit)
+    whole: tuple[Sequence[int], float] = _last[2]
+    return whole
 
 
 def longest_row(inputs: int) -> float:

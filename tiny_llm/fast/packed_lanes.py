@@ -24,7 +24,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, compress
 from operator import add, mul, sub
 from typing import Callable, NamedTuple
 
@@ -38,10 +38,11 @@ _HIGH = bytes(byte // 16 for byte in range(256))
 
 
 class Plan(NamedTuple):
-    """To which sum each column goes, and what each sum is multiplied by."""
+    """To which sum each column goes, and what a sum is multiplied by. P of K inputs are not 0."""
 
-    places: list[int]  # K: which sum
-    signs: list[Callable[[int, int], int]]  # K: `add` to it, or `sub`
+    factors: Sequence[int]  # K
+    places: list[int]  # P: which sum
+    signs: list[Callable[[int, int], int]]  # P: `add` to it, or `sub`
     magnitudes: list[int]  # of each sum
 
 
@@ -60,8 +61,9 @@ class Block:
         """The sums of products for every output, times 256."""
         magnitudes = plan.magnitudes
         gathered = [self.half] * len(magnitudes)  # so that no lane becomes negative
-        for place, sign, column in zip(plan.places, plan.signs, self.columns):
-            gathered[place] = sign(gathered[place], column)  # in the order of the memory
+        columns = compress(self.columns, plan.factors)  # in the order of the memory
+        for place, sign, column in zip(plan.places, plan.signs, columns):
+            gathered[place] = sign(gathered[place], column)
         halves = sum(magnitudes)
         odd = sum(map(mul, map(self.odd.__and__, gathered), magnitudes)) - halves * self.odd_half
         even = sum(map(mul, gathered, magnitudes)) - halves * self.half - odd
@@ -148,18 +150,9 @@ class Lanes:
             first += block.count
         return Lanes(blocks)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Lanes]) -> Lanes:
-        """The inverse: parts that follow one another as they were before."""
-        blocks: list[Block] = []
-        for block in chain.from_iterable([part.blocks for part in parts]):
-            if blocks and blocks[-1].count + block.count <= BLOCK:
-                lower = blocks.pop()
-                shift = BITS * lower.count
-                columns = [x + (y << shift) for x, y in zip(lower.columns, block.columns)]
-                block = Block(columns, lower.count + block.count)
-            blocks.append(block)
-        return cls(blocks)
+    def part_of_inputs(self, start: int, stop: int) -> Lanes:
+        """The inputs from start to stop alone."""
+        return Lanes([Block(block.columns[start:stop], block.count) for block in self.blocks])
 
 
 def _laid_out(columns: list[bytes], count: int) -> list[int]:
@@ -196,11 +189,12 @@ def _planned(factors: tuple[int, ...]) -> Plan:
     magnitudes: list[int] = []
     last: dict[int, int] = {}  # sum of each magnitude
     seen: dict[int, int] = {}  # columns of each magnitude
-    for magnitude in map(abs, factors):
+    for magnitude in map(abs, filter(None, factors)):
         columns = seen.get(magnitude, 0)
         if columns % TOGETHER == 0:
             last[magnitude] = len(magnitudes)
             magnitudes.append(magnitude)
         seen[magnitude] = columns + 1
         places.append(last[magnitude])
-    return Plan(places, [sub if factor < 0 else add for factor in factors], magnitudes)
+    signs = [sub if factor < 0 else add for factor in factors if factor]
+    return Plan(factors, places, signs, magnitudes)

@@ -48,18 +48,15 @@ class PackedPast:
 
     def grown(self, keys: Matrix, values: Matrix) -> PackedPast:
         """With the keys and values of further positions, both N x D."""
-        rounded = [_whole(row, LENGTH) for row in keys]
-        shift = BITS * len(self)
-        longer = [
-            old + (_in_lanes(column) << shift)
-            for old, column in zip(
-                self.keys or [0] * len(keys[0]), zip(*[row for row, _ in rounded])
-            )
-        ]
+        whole = [_whole(row, LENGTH) for row in keys]
+        longer = self.keys or [0] * len(keys[0])
+        for position, (row, _) in enumerate(whole, len(self)):
+            shift = BITS * position
+            longer = [old + (number << shift) for old, number in zip(longer, row)]
         small = [_small(row) for row in values]
         return PackedPast(
             longer,
-            self.key_units + [unit for _, unit in rounded],
+            self.key_units + [unit for _, unit in whole],
             self.values + [_in_lanes(row) for row, _ in small],
             self.value_units + [unit for _, unit in small],
         )

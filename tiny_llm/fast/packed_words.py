@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Sequence
 
 BITS = 24  # of the lower sum
-AT_ONCE = 8  # outputs
+AT_ONCE = 16  # outputs
 
 
 class Words:
@@ -54,16 +54,21 @@ class Words:
         sums: list[int] = []
         place = 0
         for _ in range(0, self.outputs, AT_ONCE):
-            p = q = r = s = 0
+            a = b = c = d = p = q = r = s = 0
             for factor in factors:
-                p += factor * words[place]
-                q += factor * words[place + 1]
-                r += factor * words[place + 2]
-                s += factor * words[place + 3]
-                place += 4
-            for both in (p, q, r, s):
+                a += factor * words[place]
+                b += factor * words[place + 1]
+                c += factor * words[place + 2]
+                d += factor * words[place + 3]
+                p += factor * words[place + 4]
+                q += factor * words[place + 5]
+                r += factor * words[place + 6]
+                s += factor * words[place + 7]
+                place += 8
+            for both in (a, b, c, d, p, q, r, s):
                 low = _low(both)
-                sums += (low, (both - low) >> BITS)
+                sums.append(low)
+                sums.append((both - low) >> BITS)
         return sums[: self.outputs]
 
     def numbers_of(self, output: int) -> array[int]:
@@ -81,17 +86,23 @@ class Words:
         return [flat[k :: self.inputs] for k in range(self.inputs)]
 
     def part(self, start: int, stop: int) -> Words:
-        """The outputs from start, a multiple of `AT_ONCE`, to stop alone."""
+        """The outputs from start to stop alone."""
+        if start % AT_ONCE:
+            flat = b"".join([self.numbers_of(output).tobytes() for output in range(start, stop)])
+            return Words.of(flat, stop - start, self.inputs, True)
         size = self.inputs * AT_ONCE // 2
         end = (stop + AT_ONCE - 1) // AT_ONCE
         words = self.words[start // AT_ONCE * size : end * size]
         return Words(words, stop - start, self.inputs)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Words]) -> Words:
-        """The inverse: parts that follow one another as they were before."""
-        words = array("i", b"".join([part.words.tobytes() for part in parts]))
-        return cls(words, sum([part.outputs for part in parts]), parts[0].inputs)
+    def part_of_inputs(self, start: int, stop: int) -> Words:
+        """The inputs from start to stop alone."""
+        each = AT_ONCE // 2
+        steps = range(0, len(self.words), self.inputs * each)
+        words = array("i")
+        for step in steps:
+            words += self.words[step + start * each : step + stop * each]
+        return Words(words, self.outputs, stop - start)
 
 
 def _low(both: int) -> int:

@@ -1,20 +1,20 @@
-"""Every product of a packed model by several processes, each of which has a part of its outputs.
+"""A packed model that goes on by two processes, each with one half of it.
 
-    main process   round the inputs -> send -> outputs 0 .. 767  ------> put together
-    helper                               +---> outputs 768 .. 1535 --+
+    main process   heads 0-4 --(+)--> half of the feed-forward --(+)--> ...  half of the logits
+                                |                                 |               ^
+    helper         heads 5-8 --(+)--> the other half of it ------(+)--> ...  the other half
 
-Training shares a batch (workers.py), but who writes has one row and needs it now. So each matrix is
-cut, as in tensor parallelism (Shoeybi et al., 2019, Megatron-LM): a process holds the weights of
-its outputs, is sent the inputs, and sends back its sums.
+Training shares a batch (workers.py), but who writes has one row and needs it now. So both processes
+run the same forward, each on its half of the model (halves.py), and add up what their halves make
+of a row: twice in each block. All else needs no word between them, and a past is remembered by
+halves, too: each process keeps the keys and values of its own heads, under a number.
 
-The inputs are rounded to whole numbers before they are sent, and all sums of whole numbers are
-exact. So any number of processes gives the same bits. A product sends a few kilobytes there and
-back, which costs about as much as one hundred-thousandth of a second of computing.
+A sum of two is the same whichever comes first, so two processes give the bits of one.
 
-Matrices are cut before helpers are forked, which happens when the first product asks for them. So
-they find their part in the memory that they share with the main process, need no file, and never
-touch another part, of which they then have no copy. An interrupted product ends them, since nobody
-can tell what they would answer next, and the next product starts new ones.
+The model is cut before the helper is forked. So the helper finds its half in the memory that it
+shares with the main process, needs no file, and never touches the other half. An interrupted
+forward ends it, since nobody can tell what it would answer next. The next forward starts a new one,
+which knows no past; a past that is still wanted is read again.
 """
 
 from __future__ import annotations
@@ -25,133 +25,195 @@ import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from itertools import count
+from operator import add
+from typing import Any, NamedTuple, Optional
 
-from tiny_llm.fast.packed import Kernel, Packed
-from tiny_llm.fast.packed_words import AT_ONCE
+from tiny_llm.fast.halves import config_of, cut, round_by_halves, sizes_of
+from tiny_llm.fast.kv_cache import NOTHING, GoingOn, Listening, Past, go_on, listen
+from tiny_llm.fast.packed import Packed
 from tiny_llm.fast.signals import ctrl_c_ignored, ignore_signals, signals_held
 from tiny_llm.fast.workers import end_all, leave_with_parent, noticing_death
-from tiny_llm.model import LanguageModel
+from tiny_llm.matmul import Matrix
+
+BOTH_WAYS = 2**16  # bytes that the system takes from both processes before one of them reads
 
 
 class Helper(NamedTuple):
-    """One process beside the main one, and the way to it."""
+    """The process beside the main one, and the way to it."""
 
     process: Any
     connection: Any
 
 
-class Team:
-    """The main process and its helpers, and the parts of every kernel: one for each process."""
+class Line:
+    """Between the two processes; each has its own end of it."""
 
     def __init__(self) -> None:
-        self.parts: list[list[Kernel]] = []
-        self.helpers: list[Helper] = []
+        self.connection: Any = None
+        self.is_main = True
 
-    def sums(self, number: int, factors: Sequence[int]) -> list[int]:
-        """What this kernel as a whole would give. Raises WorkerDied."""
-        if not self.helpers:
+    def add(self, rows: Matrix) -> Matrix:
+        """Every number plus the one of the other process: N x M, there and here -> N x M."""
+        numbers = array("d", [number for row in rows for number in row])
+        data = numbers.tobytes()
+        if self.is_main or len(data) < BOTH_WAYS:
+            self.connection.send_bytes(data)
+            other = self.receive()
+        else:
+            other = self.receive()
+            self.connection.send_bytes(data)
+        total, width = list(map(add, numbers, other)), len(rows[0])
+        return [total[i : i + width] for i in range(0, len(total), width)]
+
+    def receive(self) -> array[float]:
+        """The numbers that the other process sent."""
+        return array("d", self.connection.recv_bytes())
+
+    def rows(self, count: int) -> Matrix:
+        """The same, in so many rows."""
+        numbers = self.receive().tolist()
+        width = len(numbers) // count
+        return [numbers[i : i + width] for i in range(0, len(numbers), width)]
+
+
+class Half:
+    """Stands before a model's own class: a half of the model, which runs the same forward."""
+
+    config: Any
+
+    def served_by(self, head: int) -> int:
+        """As Llama has it; the first heads of keys and values may serve some of the other half."""
+        return int((head + self.config.first_head) // self.config.group)
+
+
+class Remembered(list[Any]):
+    """The layers of a past, of which the helper keeps its own under the same number."""
+
+    def __init__(self, layers: list[Any], number: int, forgotten: list[int]) -> None:
+        super().__init__(layers)
+        self.number, self.forgotten = number, forgotten
+
+    def __del__(self) -> None:
+        self.forgotten.append(self.number)
+
+
+class Together:
+    """The main process's half of a model, and the helper that has the other one."""
+
+    def __init__(self, model: Any) -> None:
+        sizes = sizes_of(model)
+        kind: Any = type("Half", (Half, type(model)), {})
+        self.model, self.line = model, Line()
+        self.halves: list[Any] = []
+        for number, parameters in enumerate(cut(model, sizes, self.line.add)):
+            half = kind.__new__(kind)
+            half.config, half.parameters = config_of(model, sizes, number), parameters
+            self.halves.append(half)
+        self.helper: Optional[Helper] = None
+        self.numbers = count()
+        self.known: set[int] = set()  # the pasts that the helper remembers
+        self.forgotten: list[int] = []  # those that nobody can ask for any more
+
+    def go_on(
+        self, pasts: Sequence[Past], contexts: list[list[int]], way: type[GoingOn]
+    ) -> tuple[Matrix, list[Past]]:
+        """As kv_cache.py has it. Raises WorkerDied."""
+        if not self.helper:
             self._start()
-        question = array("i", [number, *factors]).tobytes()
+        pasts = [self._known(past) for past in pasts]
+        before = [getattr(past.layers, "number", None) for past in pasts]  # None: of nothing
+        new, gone = [next(self.numbers) for _ in contexts], self.forgotten[:]
+        del self.forgotten[: len(gone)]
         try:
-            for helper in self.helpers:
-                with noticing_death(helper):
-                    helper.connection.send_bytes(question)
-            result = self.parts[number][0].sums(factors)
-            for helper in self.helpers:
-                with noticing_death(helper):
-                    result += array("i", helper.connection.recv_bytes())
+            with noticing_death(self.helper):
+                question = before, contexts, way is Listening, new, gone
+                self.line.connection.send(question)
+                logits, longer = go_on(self.halves[0], pasts, contexts, way)
+                if way is not Listening:
+                    others = self.line.rows(len(logits))
+                    logits = [own + other for own, other in zip(logits, others)]
         except BaseException:
             self.close()  # an answer that nobody waited for must not be taken for a later one
             raise
-        return result
+        self.known.update(new)
+        self.known.difference_update(gone)
+        return logits, [
+            Past(past.tokens, Remembered(past.layers, number, self.forgotten))
+            for past, number in zip(longer, new)
+        ]
+
+    def _known(self, past: Past) -> Past:
+        """This past, read again if the helper does not remember it."""
+        if not past.tokens or getattr(past.layers, "number", None) in self.known:
+            return past
+        return listen(self.model, NOTHING, past.tokens)
 
     def _start(self) -> None:
         context: Any = multiprocessing.get_context("fork")
         atexit.register(self.close)  # before what multiprocessing does then: see workers.py
         try:
             with signals_held(), ctrl_c_ignored():  # a process is started and noted, or it is not
-                for place in range(1, len(self.parts[0])):
-                    ours, theirs = context.Pipe()
-                    own = [parts[place] for parts in self.parts]
-                    process = context.Process(target=_help, args=(own, theirs), daemon=True)
-                    process.start()
-                    theirs.close()  # else its end would not be noticed
-                    self.helpers.append(Helper(process, ours))
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_help, args=(self.halves[1], self.line, theirs), daemon=True
+                )
+                process.start()
+                theirs.close()  # else its end would not be noticed
+                self.helper, self.line.connection = Helper(process, ours), ours
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """End all helpers at once, whatever they do."""
+        """End the helper at once, whatever it does."""
         with signals_held():
-            end_all(self.helpers)
-            self.helpers = []
+            end_all([self.helper] if self.helper else [])
+            self.helper = None
+            self.known.clear()
             atexit.unregister(self.close)
 
 
-class Shared:
-    """Stands in the place of a kernel, which it cuts into parts of nearly equal size."""
-
-    def __init__(self, kernel: Kernel, team: Team, count: int) -> None:
-        outputs = kernel.outputs
-        bounds = [outputs * i // count // AT_ONCE * AT_ONCE for i in range(count)] + [outputs]
-        self.parts = [kernel.part(start, stop) for start, stop in zip(bounds, bounds[1:])]
-        self.unit, self.team, self.number = kernel.unit, team, len(team.parts)
-        team.parts.append(self.parts)
-
-    def sums(self, factors: Sequence[int]) -> list[int]:
-        """The same as the kernel's. Raises WorkerDied."""
-        return self.team.sums(self.number, factors)
-
-    def numbers_of(self, output: int) -> array[int]:
-        """The int8 weights of one output: K."""
-        for part in self.parts:
-            if output < part.outputs:
-                return part.numbers_of(output)
-            output -= part.outputs
-        raise IndexError("there is no such output")
-
-    def numbers(self) -> list[bytes]:
-        """The int8 weights of every input: K times M."""
-        parts = [part.numbers() for part in self.parts if part.outputs]
-        return [b"".join(pieces) for pieces in zip(*parts)]
-
-    def whole(self) -> Kernel:
-        """The kernel as it was."""
-        return type(self.parts[0]).joined(self.parts)  # type: ignore[arg-type]
-
-
 @contextmanager
-def shared(model: LanguageModel, count: int) -> Iterator[None]:
-    """Within, `count` processes multiply with the packed matrices of this model.
+def shared(model: Any, processes: int) -> Iterator[None]:
+    """Within, so many processes, one or two, go on together with this packed model. The numbers are
+    the same for both.
 
-    Raises ValueError where processes cannot be forked.
+    Raises ValueError for more, for a model that cannot be shared, and where nothing can be forked.
     """
-    if count == 1:
+    if not any(isinstance(tensor, Packed) for tensor in model.parameters.values()):
         yield
         return
+    if processes == 1:
+        with suppress(ValueError):
+            round_by_halves(model, sizes_of(model))
+        yield
+        return
+    if processes != 2:
+        raise ValueError(f"a model is shared by two processes at most, not {processes}")
     multiprocessing.get_context("fork")
-    tensors = [x for x in model.parameters.values() if isinstance(x, Packed)]
-    matrices = list(dict.fromkeys(tensors))  # one may have two names
-    team = Team()
+    together = Together(model)
     try:
-        for matrix in matrices:  # one after the other, so that none is held twice
-            matrix.kernels = [(inputs, Shared(x, team, count)) for inputs, x in matrix.kernels]
+        model.go_on = together.go_on
         yield
     finally:
-        team.close()
-        for matrix in matrices:
-            matrix.kernels = [
-                (inputs, x.whole() if isinstance(x, Shared) else x) for inputs, x in matrix.kernels
-            ]
+        together.close()
+        del model.go_on
 
 
-def _help(own: Sequence[Kernel], connection: Any) -> None:
+def _help(half: Any, line: Line, connection: Any) -> None:
     """Answer one question after the other, until the main process ends this one or is gone."""
     ignore_signals()
     threading.Thread(target=leave_with_parent, daemon=True).start()
+    line.connection, line.is_main = connection, False
+    pasts: dict[int, Past] = {}
     with suppress(EOFError, OSError):
         while True:
-            number, *factors = array("i", connection.recv_bytes())
-            connection.send_bytes(array("i", own[number].sums(factors)).tobytes())
+            before, contexts, listens, new, gone = connection.recv()
+            for number in gone:
+                pasts.pop(number, None)
+            known = [NOTHING if number is None else pasts[number] for number in before]
+            logits, longer = go_on(half, known, contexts, Listening if listens else GoingOn)
+            pasts.update(zip(new, longer))
+            if not listens:
+                connection.send_bytes(array("d", [x for row in logits for x in row]).tobytes())

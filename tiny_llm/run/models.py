@@ -6,6 +6,7 @@ The last two hold a model and no run. They become one that has not begun, to rea
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,7 +36,12 @@ BYTES_OF_FLOAT, BYTES_OF_INT8 = 32, 4  # in a list, with its place there; in lan
 def open_model(path: Path, to_train: bool = False, int8: bool = False) -> Run:
     """The model of that file or folder; another program's as int8 numbers if that is asked for, or
     if it is large. Raises UserError, with what is wrong, if there is none, as `load_run` does."""
-    path = Path(path)
+    run = _opened(Path(path), to_train, int8)
+    gc.collect()  # lets go of a mapped file, which is as large as the model
+    return run
+
+
+def _opened(path: Path, to_train: bool, int8: bool) -> Run:
     found = foreign_model(path)
     if not found:
         return load_run(path, to_train)
