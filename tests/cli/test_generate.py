@@ -3,6 +3,7 @@
 import io
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -261,7 +262,7 @@ class Parrot:
 
     predicts_every_token = False
     config = SimpleNamespace(context_length=4)
-    parameters = {}
+    parameters: ClassVar[dict] = {}
 
     def __init__(self, data):
         self.data = iter(data)
