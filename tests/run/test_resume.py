@@ -157,7 +157,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on():
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
     """At least 20 kills at random moments, many of them while the file is being written."""
     rng = random.Random(rung)
-    steps = {"mlp": 2500, "attention": 1500, "modern": 800}.get(rung, 300)
+    steps = {"mlp": 2000, "attention": 1200, "modern": 640}.get(rung, 240)
     flags = ["--save-every", "1"]
     assert main(command(rung, "--out", "whole", steps=steps)) == 0
     kills = 0
@@ -166,7 +166,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
         process = start(
             resume(*flags) if begun else command(rung, "--out", "stopped", *flags, steps=steps)
         )
-        if kills < 25:
+        if kills < 20:
             for line in process.stderr:  # it has started, so that the kill comes in the loop
                 if line.startswith("yardstick"):
                     break
