@@ -41,10 +41,10 @@ from tiny_llm import CharTokenizer, ModernConfig, ModernLanguageModel
 from tiny_llm.beyond.llama import LlamaConfig, LlamaLanguageModel
 from tiny_llm.cli import main
 from tiny_llm.fast.tensors import shape
-from tiny_llm.files import checkpoint, gguf, gguf_models
+from tiny_llm.files import checkpoint, gguf, gguf_models, hugging_face
 from tiny_llm.files.checkpoint import METADATA
 from tiny_llm.files.gguf_numbers import FORMS
-from tiny_llm.files.portable import ForeignError, PortableModel, PortableTensor
+from tiny_llm.files.portable import PortableModel, PortableTensor
 from tiny_llm.model import rows_of
 from tiny_llm.text.bpe import BPETokenizer
 
@@ -396,11 +396,10 @@ def same_checkpoint(old: bytes, new: bytes) -> bool:
         return contents[0] == contents[1]
 
 
-def gguf_examples(folder: Path) -> list[Files]:
-    """Each architecture, with each kind of tokenizer, its numbers written in different ways."""
+def foreign_models() -> Iterator[tuple[PortableModel, str]]:
+    """Each architecture, with each kind of tokenizer, and a form for its numbers."""
     characters, bpe = CharTokenizer.from_text(TEXT), BPETokenizer.train(TEXT, 265)
-    examples: list[Files] = []
-    for tokenizer, dtype in ((characters, "q8_0"), (bpe, "f16")):
+    for tokenizer, dtype in ((characters, "f32"), (bpe, "f16")):
         sizes = {"vocab_size": tokenizer.vocab_size, "context_length": 4, "n_layers": 2}
         models = {
             "modern": ModernLanguageModel(ModernConfig(**sizes, d_model=32, tie_embeddings=False)),
@@ -411,22 +410,37 @@ def gguf_examples(folder: Path) -> list[Files]:
                 name: PortableTensor(shape(tensor), partial(iter, rows_of(tensor)))
                 for name, tensor in model.parameters.items()
             }
-            whole = PortableModel(kind, vars(model.config), tensors, tokenizer)
-            gguf_models.write(folder / "m.gguf", whole, dtype)
-            examples.append({"m.gguf": (folder / "m.gguf").read_bytes()})
+            yield PortableModel(kind, vars(model.config), tensors, tokenizer), dtype
+
+
+def gguf_examples(folder: Path) -> list[Files]:
+    """These models as GGUF files, half of them with numbers in blocks."""
+    examples: list[Files] = []
+    for model, dtype in foreign_models():
+        gguf_models.write(folder / "m.gguf", model, "q8_0" if dtype == "f32" else dtype)
+        examples.append({"m.gguf": (folder / "m.gguf").read_bytes()})
     return examples
 
 
-def read_gguf(words: list[str]) -> int:
-    """As a command would that reads the model in this file, and all its numbers."""
-    try:
-        for tensor in gguf_models.read(Path(words[1])).tensors.values():
-            for _ in tensor.read():
-                pass
-    except ForeignError as error:
-        print(f"tiny-lm: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def folder_examples(folder: Path) -> list[Files]:
+    """These models as Hugging Face folders: each of their files may be the damaged one."""
+    examples: list[Files] = []
+    for number, (model, dtype) in enumerate(foreign_models()):
+        made = folder / f"h{number}"
+        hugging_face.write(made, model, dtype)
+        files = {f"h/{path.name}": path.read_bytes() for path in sorted(made.iterdir())}
+        examples += [{first: files[first], **files} for first in files]
+    return examples
+
+
+def malicious_folder(files: Files, rng: random.Random) -> Files:
+    """One of its files twisted: JSON, or the table of tensors."""
+    name = rng.choice(list(files))
+    if name.endswith(".json"):
+        return {**files, name: malicious_json(files[name], rng)}
+    length = int.from_bytes(files[name][:8], "little")
+    header = malicious_json(files[name][8 : 8 + length], rng)
+    return {**files, name: len(header).to_bytes(8, "little") + header + files[name][8 + length :]}
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -465,6 +479,18 @@ def kinds(folder: Path) -> dict[str, Kind]:
     metrics = content("m.metrics.jsonl")["m.metrics.jsonl"]
     tiny = " ".join(TINY["mlp"])
     train = f"train {tiny} --steps 1 -n 2 -o {{}}/out/n"
+    foreign = [
+        "generate -c MODEL -n 3",
+        "generate -c MODEL -n 3 --int8",
+        "chat -c MODEL",
+        "eval -c MODEL --data {}/t.txt",
+        "attention -c MODEL",
+        "report MODEL -n 2 -o {}/out/r.html",
+        "tokenizer show cat --tokenizer MODEL",
+        "import MODEL -o {}/out/n",
+        "export -c MODEL --to gguf -o {}/out/x.gguf",
+        "export -c MODEL --to hf -o {}/out/x",
+    ]
     recipe = f"{tiny} --lr 0.1 --seed 3  # as usual\n--prompt 'the cat'".encode()
     documents = {"d/a.txt": TEXT.encode(), "d/b.txt": b"another one"}
     return {
@@ -527,7 +553,16 @@ def kinds(folder: Path) -> dict[str, Kind]:
              "prepare {}/FIRST -o {}/out/p.bin", "prepare {}/d -o {}/out/p.bin",
              "prepare {}/d {}/FIRST -o {}/out/p.bin --tokenizer bpe --vocab-size 260 --workers 1"],
         ),
-        "gguf": Kind(gguf_examples(folder), malicious_gguf, ["gguf {}/m.gguf"]),
+        "gguf": Kind(
+            gguf_examples(folder),
+            malicious_gguf,
+            [words.replace("MODEL", "{}/m.gguf") for words in foreign],
+        ),
+        "hf": Kind(
+            folder_examples(folder),
+            malicious_folder,
+            [words.replace("MODEL", "{}/h") for words in foreign],
+        ),
     }  # fmt: skip
 
 
@@ -596,7 +631,7 @@ def watched(words: list[str], size: int) -> Outcome:
     code, problem, began = None, "", time.process_time()
     try:
         with time_limit(), memory_limit(size + MORE), printing_to(out, err):
-            code = read_gguf(words) if words[:1] == ["gguf"] else main(words)
+            code = main(words)
     except Hanging:
         problem = f"takes longer than {SECONDS} s"
     except BaseException as error:

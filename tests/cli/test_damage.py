@@ -10,7 +10,7 @@ pytest.importorskip("resource")  # what takes too much memory is only noticed wh
 from benchmarks import damage
 
 CASES = 40
-NAMES = ["checkpoint", "int8", "metrics", "tokenizer", "tokens", "recipe", "text", "gguf"]
+NAMES = ["checkpoint", "int8", "metrics", "tokenizer", "tokens", "recipe", "text", "gguf", "hf"]
 
 
 @pytest.fixture(scope="module")
