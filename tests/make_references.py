@@ -4,11 +4,11 @@
     python tests/make_references.py
 
 Two small GPT-2s in float64, tied and untied, with their logits, loss and every gradient, two small
-Llamas likewise, and twenty steps of AdamW. Inputs are rounded, so that the files stay small;
-results have all their digits. And a byte-level BPE: what Hugging Face's tokenizers learn from the
-corpus, the ids that they give to texts that are easily cut wrong, and the text of ids that make no
-whole characters. And blocks of every form of numbers in GGUF, with what the package `gguf` makes of
-them, and one of the Llamas as a file that this package wrote.
+Llamas likewise, a GPT-2 that learns preferences, and twenty steps of AdamW. Inputs are rounded, so
+that the files stay small; results have all their digits. And a byte-level BPE: what Hugging Face's
+tokenizers learn from the corpus, the ids that they give to texts that are easily cut wrong, and the
+text of ids that make no whole characters. And blocks of every form of numbers in GGUF, with what
+the package `gguf` makes of them, and one of the Llamas as a file that this package wrote.
 """
 
 import base64
@@ -132,6 +132,72 @@ def gpt2_reference(tied):
         "targets": TARGETS,
         "parameters": parameters,
         **results(hugging_face, CONTEXTS, TARGETS),
+    }
+
+
+DPO_SIZES = {**SIZES, "context_length": 8, "n_layers": 1, "tie_embeddings": True}
+DPO_SETTINGS = [{"beta": 0.1, "nll_weight": 0.0}, {"beta": 0.7, "nll_weight": 1.5}]
+# Question, chosen answer, rejected answer: ragged; two begin alike, one fills the window.
+DPO_PAIRS = [
+    [[3, 1, 4], [1, 5, 0], [9, 0]],
+    [[2], [0], [6, 5, 3, 5, 8, 7, 9, 0]],
+    [[8, 8, 2, 6], [5, 5, 3, 0], [5, 5, 10, 10, 0]],
+]
+
+
+def padded_answer_logs(hugging_face, pairs):
+    """The log-probability of every answer token, and a mask of them: both 2P x T, padded.
+
+    The padding is a token like any other; only the mask tells it from the text."""
+    import torch
+
+    texts = [(question, answer) for question, *answers in pairs for answer in answers]
+    longest = max(len(question) + len(answer) for question, answer in texts)
+    rows, mask = [], []
+    for question, answer in texts:
+        padding = longest - len(question) - len(answer)
+        rows.append(question + answer + [7] * padding)
+        mask.append([0] * len(question) + [1] * len(answer) + [0] * padding)
+    ids, mask = torch.tensor(rows), torch.tensor(mask, dtype=torch.float64)[:, 1:]
+    logs = torch.log_softmax(hugging_face(ids[:, :-1]).logits, dim=-1)
+    return logs.gather(2, ids[:, 1:, None])[:, :, 0] * mask, mask
+
+
+def dpo_results(learner, reference, pairs, beta, nll_weight):
+    """The paper's formula (its equation 7), the likelihood of the chosen answers beside it."""
+    import torch
+
+    logs, mask = padded_answer_logs(learner, pairs)
+    with torch.no_grad():
+        before, _ = padded_answer_logs(reference, pairs)
+    rewards = beta * (logs - before).sum(1)
+    chosen, rejected = rewards[0::2], rewards[1::2]
+    nll = -logs[0::2].sum(1) / mask[0::2].sum(1)
+    loss = (-torch.nn.functional.logsigmoid(chosen - rejected) + nll_weight * nll).mean()
+    learner.zero_grad()
+    loss.backward()
+    return {
+        "loss": loss.item(),
+        "references": before.sum(1).reshape(-1, 2).tolist(),
+        "rewards": torch.stack([chosen, rejected], 1).tolist(),
+        "gradients": {our_name(n): p.grad.tolist() for n, p in learner.named_parameters()},
+    }
+
+
+def dpo_reference():
+    """Preferences learned by a GPT-2 that is no longer its reference."""
+    models, parameters = [], []
+    for seed in ("learner", "reference"):
+        rng, models = random.Random(seed), [*models, hugging_face_model(DPO_SIZES)]
+        named = models[-1].named_parameters()
+        parameters.append({our_name(n): random_tensor(rng, tuple(p.shape)) for n, p in named})
+        load_parameters(models[-1], parameters[-1])
+    return {
+        "config": DPO_SIZES,
+        "pairs": DPO_PAIRS,
+        "learner": parameters[0],
+        "reference": parameters[1],
+        "results": [{**s, **dpo_results(*models, DPO_PAIRS, **s)} for s in DPO_SETTINGS],
     }
 
 
@@ -429,6 +495,8 @@ def compute(name):
         return adamw_reference()
     if name == "training":
         return training_reference()
+    if name == "dpo":
+        return dpo_reference()
     if name in LLAMAS:
         return llama_reference(name)
     return gpt2_reference(tied=name == "gpt2_tied")
@@ -439,7 +507,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "adamw", "training", "bpe", "gguf"]
+NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "dpo", "adamw", "training", "bpe", "gguf"]
 
 
 def main():
