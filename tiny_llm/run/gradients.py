@@ -14,12 +14,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 from tiny_llm.batches import Batches, Contexts, Targets
 from tiny_llm.fast.products import PYPY, use
 from tiny_llm.fast.tensors import add_scaled, scaled
-from tiny_llm.fast.workers import Workers
+from tiny_llm.fast.workers import Compute, Workers
 from tiny_llm.model import LanguageModel, Parameters
 from tiny_llm.run.dropout import Drop, Dropped
 from tiny_llm.training import loss_and_gradients
@@ -40,10 +40,12 @@ class Gradients:
         dropout: float = 0.0,
         workers: int = 1,
         matmul: str = "float64",
+        compute: Optional[Compute] = None,
     ) -> None:
+        """compute: what makes gradients of a batch, in place of the loss of each next token."""
         self.batches, self.batches_per_step, self.matmul = batches, batches_per_step, matmul
         self.predictions = 0
-        compute = partial(gradients_of_batch, dropout=dropout)
+        compute = compute or partial(gradients_of_batch, dropout=dropout)
         workers = min(workers, batches.batch_size)  # a context is not shared
         self.workers = Workers(model, workers, matmul, compute) if workers > 1 else None
         self.of_batch = self.workers.gradients if self.workers else partial(compute, model)

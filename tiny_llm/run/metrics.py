@@ -26,6 +26,14 @@ FIELDS = (
     "tokens",
     "tokens_per_second",
 )
+MEASURED = (  # of runs that learn preferences, at an evaluation
+    "chosen_reward",
+    "rejected_reward",
+    "margin",
+    "accuracy",
+    "kl",
+    "chosen_loss",
+)
 LONGEST_LINE = 2**16  # bytes; a record has about 200
 
 
@@ -60,7 +68,7 @@ class Metrics:
             step.tokens,
             speed,
         )
-        self.file.write(json.dumps(dict(zip(FIELDS, values))) + "\n")
+        self.file.write(json.dumps({**dict(zip(FIELDS, values)), **step.measured}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -70,13 +78,13 @@ class Metrics:
 
 
 def record_of(line: str) -> Optional[dict[str, Any]]:
-    """What a line of metrics says: its step, and of FIELDS those that it has. None: it is damaged.
+    """What a line of metrics says: its step, and what it has of the known fields. None: damaged.
 
     A value is a number of any kind, or None; whoever draws it leaves out what is not finite.
     """
     try:
         record = parsed(line, all_floats=True)
-        record = {name: record[name] for name in FIELDS if name in record}
+        record = {name: record[name] for name in (*FIELDS, *MEASURED) if name in record}
         step, values = record["step"], [record[name] for name in record if record[name] is not None]
         whole = type(step) is int and step >= 0 and all(type(v) in (int, float) for v in values)
         return record if whole else None

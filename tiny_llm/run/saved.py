@@ -25,6 +25,7 @@ from tiny_llm.text.tokenizers import Tokenizer, tokenizer_from
 RUNS = Path("runs")
 LEFT_OUT = "options of another version, which are left out here: "
 MOMENT = "optimizer."  # begins the names of the optimizer's tensors in a checkpoint
+REFERENCE = "reference."  # and those of the weights that a run of `dpo` began with
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Run:
     recent: RecentLosses = field(default_factory=RecentLosses)
     unknown: list[str] = field(default_factory=list)  # options in the file that are none here
     chat: Chat = field(default_factory=Chat)  # how it was taught to talk, if it was
+    reference: Parameters = field(default_factory=dict)  # what `dpo` began with, to go on with
     came_from: str = ""  # the format of another program that it was read from
 
     @property
@@ -85,7 +87,8 @@ def save_run(path: Path, run: Run) -> None:
         **({"chat": run.chat._asdict()} if run.chat.template else {}),
         **({"came_from": run.came_from} if run.came_from else {}),
     }
-    checkpoint.save(path, {**run.model.parameters, **moments}, metadata)
+    reference = {REFERENCE + name: tensor for name, tensor in run.reference.items()}
+    checkpoint.save(path, {**run.model.parameters, **moments, **reference}, metadata)
 
 
 def load_run(path: Path, to_train: bool = False) -> Run:
@@ -97,7 +100,7 @@ def load_run(path: Path, to_train: bool = False) -> Run:
     path = Path(path)
     try:
         tensors, metadata = checkpoint.load(
-            path, wanted=lambda name: to_train or not name.startswith(MOMENT)
+            path, wanted=lambda name: to_train or not name.startswith((MOMENT, REFERENCE))
         )
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}; {instead(path)}") from None
@@ -151,7 +154,8 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     tokenizer = tokenizer_from(metadata["tokenizer"])
     if config.vocab_size != tokenizer.vocab_size:
         raise ValueError("its alphabet and its vocabulary differ in size")
-    parameters = {k: v for k, v in tensors.items() if not k.startswith(MOMENT)}
+    own = (MOMENT, REFERENCE)
+    parameters = {k: v for k, v in tensors.items() if not k.startswith(own)}
     model = model_from(rung.model, config, parameters)
     options, unknown = options_from(training)
     if to_train and unknown:
@@ -173,7 +177,8 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     recent = _recent_from(metadata["recent"])
     return Run(
         metadata["model"], model, tokenizer, optimizer, options, step, best, recent, unknown,
-        _chat_from(metadata.get("chat", {}), tokenizer), shown(metadata.get("came_from", "")),
+        _chat_from(metadata.get("chat", {}), tokenizer), _reference_from(tensors, parameters),
+        shown(metadata.get("came_from", "")),
     )  # fmt: skip
 
 
@@ -223,6 +228,18 @@ def _checked_moments(
     if {name: shape(tensor) for name, tensor in moments.items()} != expected:
         raise ValueError("the optimizer's averages do not fit its parameters")
     return moments
+
+
+def _reference_from(tensors: Parameters, parameters: Parameters) -> Parameters:
+    """The weights that a run of `dpo` began with; none of another run, or of one that is read.
+
+    Raises ValueError unless they are those of such a model.
+    """
+    found = {k[len(REFERENCE) :]: v for k, v in tensors.items() if k.startswith(REFERENCE)}
+    expected = {name: shape(tensor) for name, tensor in parameters.items()}
+    if found and {name: shape(tensor) for name, tensor in found.items()} != expected:
+        raise ValueError("the weights of its reference are not those of such a model")
+    return {name: found[name] for name in parameters} if found else {}
 
 
 def _best_from(values: Any) -> Optional[Best]:

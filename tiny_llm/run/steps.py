@@ -30,6 +30,7 @@ class Step:
     train_loss: Optional[float]  # with a val_loss: the mean of `loss` since the one before it
     val_loss: Optional[float]  # after the update, at every `eval_every` steps and at the last
     seconds: float = field(compare=False)  # forward, backward, update
+    measured: dict[str, float] = field(default_factory=dict)  # beside the val_loss, by name
 
 
 @dataclass
@@ -50,6 +51,11 @@ class RecentLosses:
         return mean
 
 
+def measured_loss(model: LanguageModel, held_out: Examples) -> dict[str, float]:
+    """What is measured at an evaluation, unless a run has more to say than its loss."""
+    return {"val_loss": evaluate(model, held_out)}
+
+
 def steps_of(
     model: LanguageModel,
     optimizer: Optimizer,
@@ -61,18 +67,22 @@ def steps_of(
     start: int,
     grad_clip: float,
     recent: RecentLosses,
+    measure: Callable[[LanguageModel, Examples], dict[str, float]] = measured_loss,
 ) -> Iterator[Step]:
     """Train from step `start` to `steps`, yielding each Step once it is done.
 
-    `recent` is of the steps before `start`, and kept up to date. Raises Diverged and WorkerDied.
+    `recent` is of the steps before `start`, and kept up to date. What is measured at an evaluation
+    has a "val_loss". Raises Diverged and WorkerDied.
     """
     began = time.perf_counter()
     for update in train(model, optimizer, gradients, steps, learning_rate, start, grad_clip):
         seconds = time.perf_counter() - began
         recent.add(update.loss)
         train_loss = val_loss = None
+        measured: dict[str, float] = {}
         if update.step % eval_every == 0 or update.step == steps:
-            train_loss, val_loss = recent.take(), evaluate(model, held_out)
+            train_loss, measured = recent.take(), measure(model, held_out)
+            val_loss = measured.pop("val_loss")
             if not math.isfinite(val_loss):
                 raise Diverged(f"step {update.step} leaves a validation loss of {val_loss}")
         yield Step(
@@ -84,6 +94,7 @@ def steps_of(
             train_loss,
             val_loss,
             seconds,
+            measured,
         )
         began = time.perf_counter()
 
