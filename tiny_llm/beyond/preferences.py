@@ -1,0 +1,155 @@
+"""Preferences as data: a question with two answers a line, of which one is the better.
+
+    {"prompt": "Who sleeps?", "chosen": "The cat.", "rejected": "I am glad you ask! The cat."}
+    {"messages": [{"role": "user", "content": "Who sleeps?"}], "chosen": ..., "rejected": ...}
+
+    line --> Preference, what was said --template, tokenizer--> Pair, tokens
+
+An answer is a text, or a list of messages that ends with the assistant's; such a list may begin
+with the question, which then need not be given. "split": "train" or "validation" says which part a
+line belongs to; of lines without it, some are held out. Lines are JSON, one object each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Optional
+
+from tiny_llm.beyond.chat import ROLES, Message, Template
+from tiny_llm.beyond.pairs import Pair
+from tiny_llm.files.foreign import parsed_object
+from tiny_llm.text.bpe import BPETokenizer
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
+
+SPLITS = {"train": False, "validation": True}
+
+
+class Preference(NamedTuple):
+    """One line: what was said before, and two answers to it."""
+
+    line: int  # its number, from 1
+    question: list[Message]
+    chosen: str
+    rejected: str
+    is_held_out: Optional[bool] = None  # None: the line does not say
+
+
+def read_preferences(lines: Iterable[str], name: str) -> Iterator[Preference]:
+    """The preferences in the lines of a file, without empty lines.
+
+    Raises ValueError, with the file's name and the line's number, for a line that is none.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield preference_of(number, parsed_object(line))
+            except ValueError as error:
+                problem = shown(error, LONGEST_MESSAGE)
+                raise ValueError(f"{name}, line {number}: {problem}") from None
+
+
+def preference_of(number: int, values: dict[str, Any]) -> Preference:
+    """What the object in a line says. Raises ValueError, with what is wrong and what to do."""
+    chosen_before, chosen = _answer(values, "chosen")
+    rejected_before, rejected = _answer(values, "rejected")
+    questions = [q for q in (_question(values), chosen_before, rejected_before) if q]
+    if not questions:
+        raise ValueError('it has no question; give one as "prompt" or as "messages"')
+    if any(question != questions[0] for question in questions):
+        raise ValueError("its answers are not to the same question")
+    if questions[0][-1].role != "user":
+        raise ValueError("its question must end with a message of the user")
+    if chosen == rejected:
+        raise ValueError("its two answers are the same, so there is nothing to prefer")
+    split = values.get("split")
+    if split is not None and split not in list(SPLITS):
+        known = " or ".join(SPLITS)
+        raise ValueError(f'its "split" must be {known}, not {shown(repr(split), 40)}')
+    return Preference(number, questions[0], chosen, rejected, SPLITS.get(split or ""))
+
+
+def _question(values: dict[str, Any]) -> list[Message]:
+    """From "prompt" or "messages"; none if it has neither."""
+    if "prompt" in values and "messages" in values:
+        raise ValueError('it has both "prompt" and "messages"; leave one out')
+    if "messages" in values:
+        return messages_of(values["messages"], '"messages"')
+    prompt = values.get("prompt", [])
+    if isinstance(prompt, str):
+        return [Message("user", prompt)]
+    return messages_of(prompt, '"prompt"') if "prompt" in values else []
+
+
+def _answer(values: dict[str, Any], name: str) -> tuple[list[Message], str]:
+    """What stands before an answer in its own list, and the answer."""
+    if name not in values:
+        raise ValueError(f'it has no "{name}" answer')
+    value = values[name]
+    if isinstance(value, str):
+        return [], value
+    *before, last = messages_of(value, f'"{name}"')
+    if last.role != "assistant":
+        raise ValueError(f'the last message of "{name}" must be the assistant\'s')
+    return before, last.content
+
+
+def messages_of(value: Any, where: str) -> list[Message]:
+    """A list of {"role", "content"}, at least one. Raises ValueError for anything else."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{where} must be a text or a list of messages that is not empty")
+    return [_message(message, where) for message in value]
+
+
+def _message(value: Any, where: str) -> Message:
+    role, content = (value.get(k) if isinstance(value, dict) else None for k in Message._fields)
+    if not isinstance(content, str) or role not in ROLES:
+        raise ValueError(
+            f'a message in {where} must have a "role", one of {", ".join(ROLES)}, '
+            f'and a "content", a text'
+        )
+    return Message(role, content)
+
+
+def pair_of(preference: Preference, template: Template, tokenizer: BPETokenizer) -> Pair:
+    """The tokens of a preference. The end token of an answer is one of its tokens."""
+    question = template.ids(preference.question, tokenizer) + template.answer(tokenizer)
+    end = template.after(tokenizer)[0]
+    chosen, rejected = (
+        [*tokenizer.encode(answer), end] for answer in (preference.chosen, preference.rejected)
+    )
+    return Pair(question, chosen, rejected)
+
+
+class Fitting(NamedTuple):
+    """Pairs that a model can read, and the numbers of the lines of those that it cannot."""
+
+    learned: list[Pair]
+    held_out: list[Pair]
+    too_long: list[int]
+
+
+def fitting(
+    preferences: Iterable[Preference],
+    template: Template,
+    tokenizer: BPETokenizer,
+    context_length: int,
+    val_fraction: float,
+) -> Fitting:
+    """The pairs in two parts. Every k-th of those that do not say where they belong is held out,
+    where k is 1 / `val_fraction`, rounded. Raises ValueError if a part is left without any."""
+    found, every, undecided = Fitting([], [], []), max(2, round(1 / val_fraction)), 0
+    for preference in preferences:
+        pair = pair_of(preference, template, tokenizer)
+        if pair.window > context_length:
+            found.too_long.append(preference.line)
+            continue
+        is_held_out = preference.is_held_out
+        if is_held_out is None:
+            undecided += 1
+            is_held_out = undecided % every == 0
+        (found.held_out if is_held_out else found.learned).append(pair)
+    for part, of in ((found.learned, "learn from"), (found.held_out, "hold out")):
+        if not part:
+            longer = f"; {len(found.too_long)} are longer than {context_length} tokens"
+            raise ValueError(f"there is no pair to {of}" + longer * bool(found.too_long))
+    return found
