@@ -73,9 +73,10 @@ def _asked(question: list[int], answer: list[int]) -> AskedContext:
 
 
 class PairExamples(Examples):
-    """Pairs by number, each with what the reference says of it: PairLogs."""
+    """Pairs by number, each with what the reference says of it: PairLogs. ids: as a corpus has."""
 
     def __init__(self, pairs: Sequence[Pair], references: Sequence[PairLogs]) -> None:
+        super().__init__(laid_out(pairs).targets, 0)
         self.pairs, self.references = pairs, references
 
     def __len__(self) -> int:

@@ -176,7 +176,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
     )
     for name in BY_NAME:
-        if BY_NAME[name].metadata["help"]:
+        if BY_NAME[name].metadata["help"] and BY_NAME[name].metadata["group"] in groups:
             add_option(groups[BY_NAME[name].metadata["group"]], name)
     add_matmul(groups["training"], "auto")
     add_seed(groups["training"])

@@ -12,10 +12,11 @@ import math
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-from tiny_llm.batches import Batches
-from tiny_llm.fast.workers import cores, default_count
+from tiny_llm.batches import Batches, Examples
+from tiny_llm.fast.workers import Compute, cores, default_count
+from tiny_llm.model import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.run import steps as loop
 from tiny_llm.run.asked import OnlyAsked
@@ -56,7 +57,7 @@ def begin(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     check_names("rung", [rung], RUNGS)
     check_names("option", given, OPTIONS)
-    _check_values(given, repeat)
+    check_values(given, repeat)
     val_fraction, lines = cut.val_fraction or given.get("val_fraction"), cut.lines
     lines = given.get("lines") if lines is None else lines
     material = source.new(cut._replace(val_fraction=val_fraction, lines=lines))
@@ -104,16 +105,25 @@ def resume(
     own = set(RUNGS[run.rung].sizes)
     sizes = {name for rung in RUNGS.values() for name in rung.sizes}
     check_names("option", given, ["model", *sizes, *OPTIONS, *Cut._fields])
-    _check_values({name: given[name] for name in CHANGEABLE if name in given}, repeat)
+    check_values({name: given[name] for name in CHANGEABLE if name in given}, repeat)
     build_config(run.rung, run.tokenizer.vocab_size, {n: given[n] for n in sizes & set(given)})
     if source.sha256 != run.options.text_sha256:
         task, is_built_in = run.options.task, read_source(None).sha256 == run.options.text_sha256
         give = f"give --task {task}" if task else "give the same text again with --data"
         give = "leave --data and --task out" if is_built_in else give
         raise UserError(f"{path} was trained on another text than {source.name}; {give}")
-    _refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
+    refuse_changes(run, {n: v for n, v in given.items() if n not in sizes or n in own})
     material = source.known(run.tokenizer, run.options.val_fraction, run.options.lines)
     _check_length(run.model.config, material)
+    change(run, material, given, repeat, say)
+    return run, material
+
+
+def change(
+    run: Run, material: Material, given: dict[str, Any], repeat: Optional[int], say: Say
+) -> None:
+    """Make a resumed run longer, change its patience and its workers. Raises UsageError for a run
+    that would become shorter."""
     batches = batches_of(run, material)
     accumulation = run.options.gradient_accumulation_steps
     steps = given.get("steps") or (repeat or 0) * batches.steps_per_pass // accumulation
@@ -125,10 +135,9 @@ def resume(
     workers = _workers(run, given.get("workers"), say)
     patience = given.get("patience", run.options.patience)
     run.options = dataclasses.replace(run.options, steps=steps, patience=patience, workers=workers)
-    return run, material
 
 
-def _check_values(options: dict[str, Any], repeat: Optional[int]) -> None:
+def check_values(options: dict[str, Any], repeat: Optional[int]) -> None:
     """Raises UsageError for a value that no run can have."""
     for name, value in options.items():
         problem = problem_with(BY_NAME[name], value)
@@ -199,7 +208,7 @@ def _workers(run: Run, given: Optional[int], say: Say) -> int:
     return workers
 
 
-def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
+def refuse_changes(run: Run, given: dict[str, Any]) -> None:
     """Raises UsageError for what would make another run of it."""
     if given.get("tokenizer_file"):
         raise UsageError("--tokenizer-file: the run has its tokenizer; leave it out")
@@ -252,7 +261,22 @@ def schedule_of(options: Options) -> Callable[[int], float]:
     return learning_rate
 
 
-def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
+class Way(NamedTuple):
+    """How a run learns: what reads the contexts of its material, and what is made of them."""
+
+    model: LanguageModel
+    compute: Optional[Compute] = None  # loss and gradients, in place of those of the next token
+    measure: Callable[[LanguageModel, Examples], dict[str, float]] = loop.measured_loss
+
+
+def _next_token(run: Run) -> Way:
+    asked = run.options.task and run.model.predicts_every_token
+    return Way(OnlyAsked(run.model) if asked else run.model)
+
+
+def steps_of(
+    run: Run, material: Material, way: Optional[Way] = None
+) -> Generator[Step, None, None]:
     """The training steps that the run still has to do, each done when it is yielded.
 
     The run's step and its best validation loss are then up to date. While it runs, so do the
@@ -260,8 +284,7 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
     """
     model, options = run.model, run.options
     held_out = material.val.examples(model.config.context_length, model.predicts_every_token)
-    if options.task and model.predicts_every_token:
-        model = OnlyAsked(model)
+    model, compute, measure = way or _next_token(run)
     with Gradients(
         model,
         batches_of(run, material),
@@ -269,6 +292,7 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
         options.dropout,
         options.workers,
         options.matmul,
+        compute,
     ) as gradients:
         for step in loop.steps_of(
             model,
@@ -281,6 +305,7 @@ def steps_of(run: Run, material: Material) -> Generator[Step, None, None]:
             run.step,
             options.grad_clip,
             run.recent,
+            measure,
         ):
             run.step = step.number
             if step.val_loss is not None and not (run.best and run.best.val_loss <= step.val_loss):

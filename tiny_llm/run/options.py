@@ -109,6 +109,12 @@ class Options:
     patience: int = option(
         0, at_least(0), "end after N validations without a new best; 0: never", "validation"
     )
+    beta: float = option(
+        0.3, POSITIVE, "reward of a nat: the higher, the nearer to where it began", "preferences"
+    )
+    nll_weight: float = option(
+        0.0, at_least(0), "of the chosen answers' own loss, beside that of the pairs", "preferences"
+    )
     lines: bool = option(False)  # every line is a document of its own
     task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
     text_sha256: str = option("")

@@ -1,0 +1,192 @@
+"""A run that learns preferences: it begins with a model that answers, and remembers it.
+
+    model that answers -+-> weights that learn        --steps_of--> Step, Step, ...
+                        +-> weights of the reference, which stay as they are
+
+The reference is in the checkpoint, so a run that was stopped goes on exactly. What it says of every
+pair follows from it, and is computed again then.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional
+
+from tiny_llm.batches import Examples
+from tiny_llm.beyond.chat import can_speak, template_of
+from tiny_llm.beyond.dpo import PairLogs
+from tiny_llm.beyond.pairs import (
+    Measures,
+    OfPairs,
+    Pair,
+    PairExamples,
+    gradients_of_pairs,
+    laid_out,
+    references_of,
+)
+from tiny_llm.beyond.preferences import fitting, read_preferences
+from tiny_llm.fast.workers import default_count
+from tiny_llm.run import begin
+from tiny_llm.run.errors import UsageError, UserError, to_type
+from tiny_llm.run.options import BY_NAME, Options, check_names
+from tiny_llm.run.rungs import build_optimizer
+from tiny_llm.run.saved import Run, is_packed, load_run, model_from
+from tiny_llm.run.saying import Say, silent
+from tiny_llm.run.sources import VAL_FRACTION, Material
+from tiny_llm.run.steps import Step
+from tiny_llm.run.texts import Text
+from tiny_llm.text.shown import shown
+
+REPEAT, EVALUATIONS = 2, 5  # passes over the pairs, evaluations in a run
+WARMUP = 0.05  # of the steps
+SUITING: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 1e-4, "batch_size": 8, "grad_clip": 1.0,
+    "weight_decay": 0.0,
+}  # fmt: skip
+FIXED = ("text_sha256", "text_beginning", "task", "lines", "dropout")  # options not chosen here
+OPTIONS = [name for name in BY_NAME if name not in FIXED]
+
+
+class PairCorpus:
+    """Pairs as a corpus. ids: the tokens of all answers. references: once they are computed."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs, self.references = pairs, list[PairLogs]()
+        self.ids = laid_out(pairs).targets
+
+    def examples(self, context_length: int, predicts_every_token: bool) -> Examples:
+        """The pairs, each with its reference."""
+        return PairExamples(self.pairs, self.references)
+
+
+class Pairs(NamedTuple):
+    """The pairs of a run."""
+
+    train: PairCorpus
+    val: PairCorpus  # the part held out
+    too_long: list[int]  # the numbers of the lines that are left out
+    material: Material  # the same as a run sees it
+
+
+def begin_run(
+    base: Run,
+    data: Text,
+    options: Optional[dict[str, Any]] = None,
+    repeat: Optional[int] = None,
+) -> tuple[Run, Pairs]:
+    """A new run. Of the options, what is missing or None is as it suits preferences.
+
+    `repeat`: passes over the pairs, unless the options have `steps`. Raises UserError for a model
+    that cannot learn from them, UsageError for options that make no sense, ValueError for a line
+    that is no preference.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    check_names("option", given, OPTIONS)
+    begin.check_values(given, repeat)
+    check_base(base)
+    pairs = pairs_of(base, data, given.get("val_fraction", VAL_FRACTION))
+    values: dict[str, Any] = {name: field.default for name, field in BY_NAME.items()}
+    values.update({**SUITING, **given})
+    if "steps" not in given:
+        passes = (repeat or REPEAT) * -(-len(pairs.train.pairs) // values["batch_size"])
+        values["steps"] = max(1, passes // values["gradient_accumulation_steps"])
+    following = {
+        "min_lr": values["learning_rate"] / 10,
+        "warmup_steps": round(WARMUP * values["steps"]),
+        "eval_every": max(1, values["steps"] // EVALUATIONS),
+        "workers": default_count(base.model, values["batch_size"]),
+    }
+    values.update({**following, **given, "text_sha256": data.sha256})
+    if values["min_lr"] > values["learning_rate"]:
+        rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
+        raise UsageError(f"--min-lr {rates}")
+    chosen = Options(**values)
+    run = Run(
+        base.rung, base.model, base.tokenizer, build_optimizer(chosen), chosen, chat=base.chat,
+        came_from=base.came_from, reference=copy.deepcopy(base.model.parameters),
+    )  # fmt: skip
+    return run, pairs
+
+
+def resume_run(
+    path: Path,
+    data: Text,
+    given: Optional[dict[str, Any]] = None,
+    repeat: Optional[int] = None,
+    say: Say = silent,
+) -> tuple[Run, Pairs]:
+    """The run in the checkpoint, as it was. `given` may make it longer, and change its patience and
+    its workers. Raises UserError if there is none, UsageError for another change."""
+    run = load_run(path, to_train=True)
+    if not run.reference:
+        raise UserError(f"{path} is no run of dpo; to begin one with it, give it as --checkpoint")
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    check_names("option", given, OPTIONS)
+    changeable = {name: given[name] for name in begin.CHANGEABLE if name in given}
+    begin.check_values(changeable, repeat)
+    if data.sha256 != run.options.text_sha256:
+        raise UserError(
+            f"{path} learned from other preferences than {data.name}; give the same again with "
+            f"--data"
+        )
+    begin.refuse_changes(run, given)
+    pairs = pairs_of(run, data, run.options.val_fraction)
+    begin.change(run, pairs.material, given, repeat, say)
+    return run, pairs
+
+
+def check_base(base: Run) -> None:
+    """Raises UserError, with the reason, for a model that cannot learn preferences."""
+    if not base.model.predicts_every_token:
+        raise UserError(
+            f"the model is {base.rung}, which predicts one token at a time from a short window, so "
+            f"it cannot weigh whole answers; take a model of rung 3 (--model modern)"
+        )
+    if is_packed(base.model):
+        raise UserError(
+            "the model has int8 weights, which are read and not trained; take the checkpoint that "
+            "it was made of"
+        )
+    template = base.chat.template
+    if not template or not can_speak(base.tokenizer, template_of(template)):
+        raise UserError(
+            f"the model was not taught to answer, and preferences are about answers; first type "
+            f"{to_type('sft', {})}"
+        )
+
+
+def pairs_of(run: Run, data: Text, val_fraction: float) -> Pairs:
+    """The preferences as tokens, in two parts. Raises ValueError as `fitting` does."""
+    tokenizer: Any = run.tokenizer  # one that can speak, which `check_base` has seen to
+    found = fitting(
+        read_preferences(data.content.split("\n"), shown(data.name)),
+        template_of(run.chat.template),
+        tokenizer,
+        run.model.config.context_length,
+        val_fraction,
+    )
+    train, val = PairCorpus(found.learned), PairCorpus(found.held_out)
+    material = Material(data.name, run.tokenizer, train, val, val_fraction, False, data.sha256)
+    return Pairs(train, val, found.too_long, material)
+
+
+def steps_of(
+    run: Run, pairs: Pairs, heard: Callable[[int], None] = lambda done: None
+) -> Generator[Step, None, None]:
+    """The steps that the run still has to do, as `begin.steps_of` has them.
+
+    The reference is asked about every pair first; `heard` is told how many it has answered.
+    """
+    options = run.options
+    reference = model_from(type(run.model), run.model.config, run.reference)
+    for part, matmul in ((pairs.train, options.matmul), (pairs.val, "float64")):  # as they are used
+        part.references = references_of(reference, part.pairs, matmul, options.workers, heard)
+    way = begin.Way(
+        OfPairs(run.model),
+        partial(gradients_of_pairs, beta=options.beta, nll_weight=options.nll_weight),
+        Measures(reference, options.beta, options.nll_weight),
+    )
+    yield from begin.steps_of(run, pairs.material, way)
