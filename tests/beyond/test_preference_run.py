@@ -4,36 +4,18 @@ import copy
 import json
 
 import pytest
+from answering import CHAT, base, preference_lines
 from conftest import attention, mlp
 
-from tiny_llm import ModernConfig, ModernLanguageModel
-from tiny_llm.beyond.chat import OWN
 from tiny_llm.beyond.preference_run import begin_run, resume_run, steps_of
 from tiny_llm.fast.packed import pack
 from tiny_llm.files import checkpoint
 from tiny_llm.files.portable import Chat
 from tiny_llm.run.errors import UsageError, UserError
-from tiny_llm.run.options import Options
-from tiny_llm.run.rungs import build_optimizer
-from tiny_llm.run.saved import Run, load_run, save_run
+from tiny_llm.run.saved import load_run, save_run
 from tiny_llm.run.texts import Text
-from tiny_llm.text.bpe import BPETokenizer
 
-TOKENIZER = BPETokenizer.train("who sleeps? the cat. the dog. " * 9, 280, sorted(OWN.markers))
-CHAT = Chat(OWN.jinja, (TOKENIZER.special_tokens["<|end|>"],))
-WHO = ["who sleeps?", "sleeps who?", "the cat sleeps?", "the dog sleeps?", "who? who?"]
-
-
-def lines(count=10):
-    return [
-        json.dumps(
-            {"prompt": WHO[i % 5] * (1 + i // 5), "chosen": "the cat.", "rejected": "the dog."}
-        )
-        for i in range(count)
-    ]
-
-
-PREFERENCES = Text("\n".join(lines()), "pairs.jsonl")
+PREFERENCES = Text("\n".join(preference_lines()), "pairs.jsonl")
 OPTIONS = {"steps": 8, "batch_size": 3, "learning_rate": 0.01, "val_fraction": 0.2, "workers": 1}
 
 
@@ -44,13 +26,6 @@ def stepped(count=2, **more):
         if step.number == count:
             break
     return run
-
-
-def base(model=None):
-    config = ModernConfig(TOKENIZER.vocab_size, 24, 8, n_heads=2, n_layers=1)
-    model = model or ModernLanguageModel(config, seed=1)
-    rung = type(model).__name__.replace("LanguageModel", "").lower()
-    return Run(rung, model, TOKENIZER, build_optimizer(Options()), Options(), chat=CHAT)
 
 
 def begun(**options):
@@ -168,14 +143,16 @@ def test_options_that_make_no_sense_are_refused(options, problem):
 
 
 def test_a_line_that_is_none_is_named():
-    bad = Text("\n".join([*lines(3), '{"prompt": 1}']), "pairs.jsonl")
+    bad = Text("\n".join([*preference_lines(3), '{"prompt": 1}']), "pairs.jsonl")
     with pytest.raises(ValueError, match=r"pairs\.jsonl, line 4: "):
         begin_run(base(), bad)
 
 
 def test_pairs_that_are_too_long_are_told():
     long = json.dumps({"prompt": "who?" * 40, "chosen": "the cat.", "rejected": "the dog."})
-    _, pairs = begin_run(base(), Text("\n".join([long, *lines()]), "p"), {"val_fraction": 0.2})
+    _, pairs = begin_run(
+        base(), Text("\n".join([long, *preference_lines()]), "p"), {"val_fraction": 0.2}
+    )
     assert pairs.too_long == [1]
     assert len(pairs.train.pairs) + len(pairs.val.pairs) == 10
 

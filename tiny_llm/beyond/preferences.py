@@ -12,6 +12,7 @@ line belongs to; of lines without it, some are held out. Lines are JSON, one obj
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Optional
 
@@ -21,6 +22,7 @@ from tiny_llm.files.foreign import parsed_object
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
+ANSWERS = ("chosen", "rejected")
 SPLITS = {"train": False, "validation": True}
 
 
@@ -48,10 +50,16 @@ def read_preferences(lines: Iterable[str], name: str) -> Iterator[Preference]:
                 raise ValueError(f"{name}, line {number}: {problem}") from None
 
 
+def as_line(preference: Preference) -> str:
+    """The line that says it."""
+    messages = [message._asdict() for message in preference.question]
+    values = {"messages": messages, **{name: getattr(preference, name) for name in ANSWERS}}
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
 def preference_of(number: int, values: dict[str, Any]) -> Preference:
     """What the object in a line says. Raises ValueError, with what is wrong and what to do."""
-    chosen_before, chosen = _answer(values, "chosen")
-    rejected_before, rejected = _answer(values, "rejected")
+    (chosen_before, chosen), (rejected_before, rejected) = (_answer(values, n) for n in ANSWERS)
     questions = [q for q in (_question(values), chosen_before, rejected_before) if q]
     if not questions:
         raise ValueError('it has no question; give one as "prompt" or as "messages"')
@@ -76,7 +84,7 @@ def _question(values: dict[str, Any]) -> list[Message]:
         return messages_of(values["messages"], '"messages"')
     prompt = values.get("prompt", [])
     if isinstance(prompt, str):
-        return [Message("user", prompt)]
+        return [Message("user", _whole(prompt, '"prompt"'))]
     return messages_of(prompt, '"prompt"') if "prompt" in values else []
 
 
@@ -86,7 +94,7 @@ def _answer(values: dict[str, Any], name: str) -> tuple[list[Message], str]:
         raise ValueError(f'it has no "{name}" answer')
     value = values[name]
     if isinstance(value, str):
-        return [], value
+        return [], _whole(value, f'"{name}"')
     *before, last = messages_of(value, f'"{name}"')
     if last.role != "assistant":
         raise ValueError(f'the last message of "{name}" must be the assistant\'s')
@@ -107,7 +115,16 @@ def _message(value: Any, where: str) -> Message:
             f'a message in {where} must have a "role", one of {", ".join(ROLES)}, '
             f'and a "content", a text'
         )
-    return Message(role, content)
+    return Message(role, _whole(content, where))
+
+
+def _whole(text: str, where: str) -> str:
+    """The text. Raises ValueError for one with half a character, which JSON can write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"a text in {where} holds half a character") from None
+    return text
 
 
 def pair_of(preference: Preference, template: Template, tokenizer: BPETokenizer) -> Pair:

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 from tiny_llm.fast.products import WAYS
 from tiny_llm.run.errors import UsageError, problem_with_name
 from tiny_llm.run.options import BY_NAME, LARGEST, TYPES, problem_with
-from tiny_llm.run.rungs import defaults_of, flag, in_words
+from tiny_llm.run.rungs import RUNGS, defaults_of, flag, in_words
 from tiny_llm.run.sources import Cut
 
 SAMPLE_LENGTH = 200
@@ -160,29 +160,46 @@ def add_sizes(
         group.add_argument(flag(size), **reading, help=f"{meaning} ({in_words(defaults)})")
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """How long, how fast and in which portions to learn: the flags of run/options.py."""
+def add_training(
+    parser: argparse.ArgumentParser, own: Optional[dict[str, Any]] = None, more: str = ""
+) -> None:
+    """How long, how fast and in which portions to learn: the flags of run/options.py.
+
+    own: defaults of a command that has its own, None where there is no such flag. more: another
+    group of options.
+    """
     groups = {
-        name: parser.add_argument_group(name) for name in ("training", "optimizer", "validation")
+        name: parser.add_argument_group(name)
+        for name in ("training", "optimizer", "validation", more)
+        if name
     }
+    own = own or {}
     length = groups["training"].add_mutually_exclusive_group()
     length.add_argument(
         "--repeat",
         type=whole_number(1),
         metavar="N",
-        help=f"passes over the training text ({in_words(defaults_of('repeat'))})",
+        help=f"passes over the training text ({_default('repeat', own)})",
     )
     length.add_argument(
         "--steps", type=whole_number(1), metavar="N", help="instead: the whole length of the run"
     )
     for name in BY_NAME:
-        if BY_NAME[name].metadata["help"] and BY_NAME[name].metadata["group"] in groups:
-            add_option(groups[BY_NAME[name].metadata["group"]], name)
+        group = groups.get(BY_NAME[name].metadata["group"])
+        if group and BY_NAME[name].metadata["help"] and own.get(name, ()) is not None:
+            add_option(group, name, own)
     add_matmul(groups["training"], "auto")
     add_seed(groups["training"])
 
 
-def add_option(group: argparse._ActionsContainer, name: str) -> None:
+def _default(name: str, own: dict[str, Any]) -> str:
+    """What is taken unless somebody says otherwise, in words."""
+    return in_words(dict.fromkeys(RUNGS, own[name]) if name in own else defaults_of(name))
+
+
+def add_option(
+    group: argparse._ActionsContainer, name: str, own: Optional[dict[str, Any]] = None
+) -> None:
     """The flag of one option of a run; without it, its value is None: not given."""
     field = BY_NAME[name]
     kind: Any = TYPES[str(field.type)]
@@ -203,7 +220,7 @@ def add_option(group: argparse._ActionsContainer, name: str) -> None:
     reading: Any = (
         {"choices": choices} if choices else {"type": parse, "metavar": "NX"[kind is float]}
     )
-    stated = "" if "(" in metadata["help"] else f" ({in_words(defaults_of(name))})"
+    stated = "" if "(" in metadata["help"] else f" ({_default(name, own or {})})"
     group.add_argument(
         *(metadata["flags"] or [flag(name)]), **reading, help=metadata["help"] + stated
     )

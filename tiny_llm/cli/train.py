@@ -50,20 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_cutting(text)
     flags.add_sizes(parser)
     flags.add_training(parser)
-    _add_saving(parser)
+    add_saving(parser, "MODEL").add_argument(
+        "--sample-every", type=whole_number(1), metavar="N", help="steps between two samples"
+    )
     flags.add_sampling(parser)
     flags.add_display(parser)
 
 
-def _add_saving(parser: argparse.ArgumentParser) -> None:
-    """Where to and when."""
-    add = parser.add_argument_group("saving").add_argument
+def add_saving(parser: argparse.ArgumentParser, name: str) -> argparse._ArgumentGroup:
+    """Where to and when; `name`: of the checkpoint, unless it is given one."""
+    group = parser.add_argument_group("saving")
+    add = group.add_argument
     add(
         "-o",
         "--out",
         type=flags.file_name,
         metavar="FILE",
-        help="the checkpoint (runs/MODEL.safetensors)",
+        help=f"the checkpoint (runs/{name}.safetensors)",
     )
     add(
         "--save-every",
@@ -75,11 +78,11 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         type=flags.file_name,
         metavar="FILE",
-        help="losses, rate and speed of every step, a JSON line each (runs/MODEL.metrics.jsonl)",
+        help=f"losses, rate and speed of every step, a JSON line each (runs/{name}.metrics.jsonl)",
     )
-    add("--sample-every", type=whole_number(1), metavar="N", help="steps between two samples")
     add("--stop-after", type=whole_number(1), metavar="K", help="end early, at step K of the run")
     add("--resume", type=flags.file_name, metavar="FILE", help="go on with an interrupted run")
+    return group
 
 
 def run(args: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ class Keeper:
             self.history.append(Evaluation(step.number, step.train_loss, step.val_loss))
             if self.run.is_best:
                 self.save(self.files.best)
-            self._warn()
+            self.warn(step)
         if is_last or step.number % self.save_every == 0:
             self.save(self.files.out)
             self.saved = self.files.out, step.number
@@ -91,26 +91,27 @@ class Keeper:
             what = "the run holds numbers that are not finite"
             raise Diverged(f"after step {self.run.step}, {what}") from None
 
-    def _warn(self) -> None:
+    def warn(self, step: Step) -> None:
         """Say once that the model only learns its text by heart, or is worse than guessing."""
         above = f"the loss stays above guessing ({self.guessing:.3f})"
         if self.run.best and memorizes(self.history):
-            self._warn_once(
+            self.warn_once(
                 f"since step {self.run.best.step} the model only learns its text by heart: the "
                 f"training loss falls while the validation loss rises. More text, a smaller model, "
                 f"--dropout or --weight-decay help; {self.files.best} holds the best",
                 "by heart",
             )
         if self.is_above(LOST, newest=2):
-            self._warn_once(f"{above}: {lower(self.run.options)}", "above")
+            self.warn_once(f"{above}: {lower(self.run.options)}", "above")
         elif self.is_above(1, newest=5 if self.run.step < self.run.options.steps else 1):
             rate = f"another learning rate than {self.run.options.learning_rate:g}"
-            self._warn_once(
+            self.warn_once(
                 f"{above}, so the model has learned nothing yet: take more steps, or {rate}",
                 "above",
             )
 
-    def _warn_once(self, sentence: str, subject: str) -> None:
+    def warn_once(self, sentence: str, subject: str) -> None:
+        """Say a warning, unless there was one about this before."""
         if subject not in self.warned:
             self.warned.add(subject)
             self.say("warning:", sentence)

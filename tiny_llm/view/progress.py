@@ -33,13 +33,22 @@ class Progress:
     next line takes its place.
     """
 
-    def __init__(self, stream: TextIO, style: Style, steps: int, start: int, quiet: bool) -> None:
-        self.stream, self.style, self.quiet = stream, style, quiet
+    def __init__(
+        self,
+        stream: TextIO,
+        style: Style,
+        steps: int,
+        start: int,
+        quiet: bool,
+        unit: str = "tokens",  # what a step learns from
+    ) -> None:
+        self.stream, self.style, self.quiet, self.unit = stream, style, quiet, unit
         self.live = stream.isatty() and not quiet and os.environ.get("TERM") != "dumb"
         self.steps, self.start = steps, start
         self.began = self.refreshed = time.monotonic()
         self.tokens = 0
         self.losses = Sketch()
+        self.measured: dict[str, float] = {}  # beside the loss, at the last evaluation
 
     def note(self, text: str, command: str = "") -> None:
         """A line of its own that stays; with a `command`, what to type, between empty lines."""
@@ -70,8 +79,12 @@ class Progress:
         self.losses.add(step.loss)
         now = time.monotonic()
         if step.val_loss is not None:
+            self.measured = {}
             parts = self._parts(step.number, step.train_loss or step.loss, step.val_loss, now)
             self._stay(self._fitting(parts) if self.live else GAP.join(parts))
+            self.measured = step.measured
+            if step.measured:
+                self.fact("rewards:", measured_text(step.measured))
         elif self.live and now - self.refreshed > REFRESH:
             self.refreshed = now
             parts = self._parts(step.number, step.loss, None, now)
@@ -97,10 +110,13 @@ class Progress:
         seconds = max(now - self.began, 1e-9)
         left = seconds / (number - self.start) * (self.steps - number)
         validation = "" if val_loss is None else f"{GAP}val loss {loss_text(val_loss)}"
+        digits = 0 if self.unit == "tokens" else 1
+        if self.measured:
+            validation = f"{GAP}margin {self.measured['margin']:.2f}"
         return [
             f"step {number:>{len(str(self.steps))}}/{self.steps}",
             f"loss {loss_text(loss)}{validation}",
-            f"{self.tokens / seconds:,.0f} tokens/s",
+            f"{self.tokens / seconds:,.{digits}f} {self.unit}/s",
             f"{clock(left)} left",
         ]
 
@@ -127,6 +143,15 @@ class Progress:
             kept.insert(2, paint(text, CYAN, self.style))
         line = GAP.join(kept)
         return line if spare >= 0 else line[:room]
+
+
+def measured_text(measured: dict[str, float]) -> str:
+    """What a run of preferences measured, in a line."""
+    rewards = ", ".join(
+        f"{name.split('_')[0]} {measured[name]:.2f}"
+        for name in ("chosen_reward", "rejected_reward", "margin")
+    )
+    return f"{rewards}; accuracy {measured['accuracy']:.0%}, KL {measured['kl']:.2f} nats an answer"
 
 
 def clock(seconds: float) -> str:
