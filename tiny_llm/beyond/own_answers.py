@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from tiny_llm.beyond.chat import Message, Template
-from tiny_llm.beyond.preferences import Preference, messages_of
+from tiny_llm.beyond.conversations import conversation_of, objects
+from tiny_llm.beyond.preferences import Preference
 from tiny_llm.fast.writer import Writer
-from tiny_llm.files.foreign import parsed_object
 from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
-from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
 
 class Asked(NamedTuple):
@@ -37,16 +36,14 @@ def read_asked(lines: Iterable[str], name: str) -> Iterator[Asked]:
 
     Raises ValueError, with the file's name and the line's number, for a line that is none.
     """
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                messages = messages_of(parsed_object(line).get("messages"), '"messages"')
-                if [message.role for message in messages[-2:]] != ["user", "assistant"]:
-                    raise ValueError('"messages" must end with a question and its answer')
-            except ValueError as error:
-                problem = shown(error, LONGEST_MESSAGE)
-                raise ValueError(f"{name}, line {number}: {problem}") from None
-            yield Asked(number, messages[:-1], messages[-1].content)
+    return objects(lines, name, _asked_of)
+
+
+def _asked_of(number: int, values: dict[str, Any]) -> Asked:
+    messages = conversation_of(number, values).messages
+    if [message.role for message in messages[-2:]] != ["user", "assistant"]:
+        raise ValueError('"messages" must end with a question and its answer')
+    return Asked(number, messages[:-1], messages[-1].content)
 
 
 class Sampled(NamedTuple):

@@ -28,28 +28,31 @@ from tiny_llm.beyond.pairs import (
     references_of,
 )
 from tiny_llm.beyond.preferences import fitting, read_preferences
-from tiny_llm.fast.workers import default_count
+from tiny_llm.beyond.stage import (
+    OPTIONS,
+    Stage,
+    check_learns,
+    check_resumed,
+    given_options,
+    options_of,
+)
 from tiny_llm.model import LanguageModel
 from tiny_llm.run import begin
-from tiny_llm.run.errors import UsageError, UserError, to_type
+from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.keeping import Keeper
-from tiny_llm.run.options import BY_NAME, Options, check_names
+from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import build_optimizer
-from tiny_llm.run.saved import Run, is_packed, load_run, model_from
+from tiny_llm.run.saved import Run, load_run, model_from
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import VAL_FRACTION, Material
 from tiny_llm.run.steps import Step
 from tiny_llm.run.texts import Text
 from tiny_llm.text.shown import shown
 
-REPEAT, EVALUATIONS = 2, 5  # passes over the pairs, evaluations in a run
-WARMUP = 0.05  # of the steps
-SUITING: dict[str, Any] = {
+STAGE = Stage("dpo", repeat=2, evaluations=5, options={
     "optimizer": "adamw", "learning_rate": 1e-4, "batch_size": 8, "grad_clip": 1.0,
     "weight_decay": 0.0,
-}  # fmt: skip
-FIXED = ("text_sha256", "text_beginning", "task", "lines", "dropout")  # options not chosen here
-OPTIONS = [name for name in BY_NAME if name not in FIXED]
+})  # fmt: skip
 
 
 class PairCorpus:
@@ -91,27 +94,11 @@ def begin_run(
     that cannot learn from them, UsageError for options that make no sense, ValueError for a line
     that is no preference.
     """
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    check_names("option", given, OPTIONS)
-    begin.check_values(given, repeat)
+    given = given_options(options, repeat)
     check_base(base)
     pairs = pairs_of(base, data, given.get("val_fraction", VAL_FRACTION))
-    values: dict[str, Any] = {name: field.default for name, field in BY_NAME.items()}
-    values.update({**SUITING, **given})
-    if "steps" not in given:
-        passes = (repeat or REPEAT) * -(-len(pairs.train.pairs) // values["batch_size"])
-        values["steps"] = max(1, passes // values["gradient_accumulation_steps"])
-    following = {
-        "min_lr": values["learning_rate"] / 10,
-        "warmup_steps": round(WARMUP * values["steps"]),
-        "eval_every": max(1, values["steps"] // EVALUATIONS),
-        "workers": default_count(base.model, values["batch_size"]),
-    }
-    values.update({**following, **given, "text_sha256": data.sha256})
-    if values["min_lr"] > values["learning_rate"]:
-        rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
-        raise UsageError(f"--min-lr {rates}")
-    chosen = Options(**values)
+    count = len(pairs.train.pairs)
+    chosen = options_of(STAGE, given, repeat, count, data.sha256, base.model)
     run = Run(
         base.rung, base.model, base.tokenizer, build_optimizer(chosen), chosen, chat=base.chat,
         came_from=base.came_from, reference=copy.deepcopy(base.model.parameters),
@@ -133,14 +120,7 @@ def resume_run(
         raise UserError(f"{path} is no run of dpo; to begin one with it, give it as --checkpoint")
     given = {name: value for name, value in (given or {}).items() if value is not None}
     check_names("option", given, OPTIONS)
-    changeable = {name: given[name] for name in begin.CHANGEABLE if name in given}
-    begin.check_values(changeable, repeat)
-    if data.sha256 != run.options.text_sha256:
-        raise UserError(
-            f"{path} learned from other preferences than {data.name}; give the same again with "
-            f"--data"
-        )
-    begin.refuse_changes(run, given)
+    check_resumed(run, path, data.sha256, data.name, given)
     pairs = pairs_of(run, data, run.options.val_fraction)
     begin.change(run, pairs.material, given, repeat, say)
     return run, pairs
@@ -148,16 +128,7 @@ def resume_run(
 
 def check_base(base: Run) -> None:
     """Raises UserError, with the reason, for a model that cannot learn preferences."""
-    if not base.model.predicts_every_token:
-        raise UserError(
-            f"the model is {base.rung}, which predicts one token at a time from a short window, so "
-            f"it cannot weigh whole answers; take a model of rung 3 (--model modern)"
-        )
-    if is_packed(base.model):
-        raise UserError(
-            "the model has int8 weights, which are read and not trained; take the checkpoint that "
-            "it was made of"
-        )
+    check_learns(base, "weigh whole answers")
     template = base.chat.template
     if not template or not can_speak(base.tokenizer, template_of(template)):
         raise UserError(

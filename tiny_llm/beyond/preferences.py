@@ -6,8 +6,7 @@
     line --> Preference, what was said --template, tokenizer--> Pair, tokens
 
 An answer is a text, or a list of messages that ends with the assistant's; such a list may begin
-with the question, which then need not be given. "split": "train" or "validation" says which part a
-line belongs to; of lines without it, some are held out. Lines are JSON, one object each.
+with the question, which then need not be given. "split" is as in conversations.py.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Optional
 
-from tiny_llm.beyond.chat import ROLES, Message, Template
+from tiny_llm.beyond.chat import Message, Template
+from tiny_llm.beyond.conversations import Parts, messages_of, objects, split_of, whole
 from tiny_llm.beyond.pairs import Pair
-from tiny_llm.files.foreign import parsed_object
 from tiny_llm.text.bpe import BPETokenizer
-from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
 ANSWERS = ("chosen", "rejected")
-SPLITS = {"train": False, "validation": True}
 
 
 class Preference(NamedTuple):
@@ -41,13 +38,7 @@ def read_preferences(lines: Iterable[str], name: str) -> Iterator[Preference]:
 
     Raises ValueError, with the file's name and the line's number, for a line that is none.
     """
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield preference_of(number, parsed_object(line))
-            except ValueError as error:
-                problem = shown(error, LONGEST_MESSAGE)
-                raise ValueError(f"{name}, line {number}: {problem}") from None
+    return objects(lines, name, preference_of)
 
 
 def as_line(preference: Preference) -> str:
@@ -69,11 +60,7 @@ def preference_of(number: int, values: dict[str, Any]) -> Preference:
         raise ValueError("its question must end with a message of the user")
     if chosen == rejected:
         raise ValueError("its two answers are the same, so there is nothing to prefer")
-    split = values.get("split")
-    if split is not None and split not in list(SPLITS):
-        known = " or ".join(SPLITS)
-        raise ValueError(f'its "split" must be {known}, not {shown(repr(split), 40)}')
-    return Preference(number, questions[0], chosen, rejected, SPLITS.get(split or ""))
+    return Preference(number, questions[0], chosen, rejected, split_of(values))
 
 
 def _question(values: dict[str, Any]) -> list[Message]:
@@ -84,7 +71,7 @@ def _question(values: dict[str, Any]) -> list[Message]:
         return messages_of(values["messages"], '"messages"')
     prompt = values.get("prompt", [])
     if isinstance(prompt, str):
-        return [Message("user", _whole(prompt, '"prompt"'))]
+        return [Message("user", whole(prompt, '"prompt"'))]
     return messages_of(prompt, '"prompt"') if "prompt" in values else []
 
 
@@ -94,37 +81,11 @@ def _answer(values: dict[str, Any], name: str) -> tuple[list[Message], str]:
         raise ValueError(f'it has no "{name}" answer')
     value = values[name]
     if isinstance(value, str):
-        return [], _whole(value, f'"{name}"')
+        return [], whole(value, f'"{name}"')
     *before, last = messages_of(value, f'"{name}"')
     if last.role != "assistant":
         raise ValueError(f'the last message of "{name}" must be the assistant\'s')
     return before, last.content
-
-
-def messages_of(value: Any, where: str) -> list[Message]:
-    """A list of {"role", "content"}, at least one. Raises ValueError for anything else."""
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{where} must be a text or a list of messages that is not empty")
-    return [_message(message, where) for message in value]
-
-
-def _message(value: Any, where: str) -> Message:
-    role, content = (value.get(k) if isinstance(value, dict) else None for k in Message._fields)
-    if not isinstance(content, str) or role not in ROLES:
-        raise ValueError(
-            f'a message in {where} must have a "role", one of {", ".join(ROLES)}, '
-            f'and a "content", a text'
-        )
-    return Message(role, _whole(content, where))
-
-
-def _whole(text: str, where: str) -> str:
-    """The text. Raises ValueError for one with half a character, which JSON can write."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"a text in {where} holds half a character") from None
-    return text
 
 
 def pair_of(preference: Preference, template: Template, tokenizer: BPETokenizer) -> Pair:
@@ -154,16 +115,13 @@ def fitting(
 ) -> Fitting:
     """The pairs in two parts. Every k-th of those that do not say where they belong is held out,
     where k is 1 / `val_fraction`, rounded. Raises ValueError if a part is left without any."""
-    found, every, undecided = Fitting([], [], []), max(2, round(1 / val_fraction)), 0
+    found, parts = Fitting([], [], []), Parts(val_fraction)
     for preference in preferences:
         pair = pair_of(preference, template, tokenizer)
         if pair.window > context_length:
             found.too_long.append(preference.line)
             continue
-        is_held_out = preference.is_held_out
-        if is_held_out is None:
-            undecided += 1
-            is_held_out = undecided % every == 0
+        is_held_out = parts.is_held_out(preference.is_held_out)
         (found.held_out if is_held_out else found.learned).append(pair)
     for part, of in ((found.learned, "learn from"), (found.held_out, "hold out")):
         if not part:

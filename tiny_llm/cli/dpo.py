@@ -12,10 +12,9 @@ import sys
 from typing import Any
 
 from tiny_llm.beyond.chat import template_of
-from tiny_llm.beyond.own_answers import answers, read_asked, sampled
+from tiny_llm.beyond.own_answers import read_asked, sampled
 from tiny_llm.beyond.preference_run import (
-    REPEAT,
-    SUITING,
+    STAGE,
     PairKeeper,
     Pairs,
     begin_run,
@@ -27,24 +26,23 @@ from tiny_llm.beyond.preference_run import (
 from tiny_llm.beyond.preferences import as_line
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
-from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
+from tiny_llm.cli.stage import RunningStage, files_of, left_out, print_answers
 from tiny_llm.cli.train import add_saving
-from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.files import atomic
 from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
-from tiny_llm.run.files import RunFiles, is_a_best, run_files
-from tiny_llm.run.keeping import lower
-from tiny_llm.run.saved import RUNS, Run, newest_checkpoint
+from tiny_llm.run.files import RunFiles
+from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.run.texts import read_text
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.shown import shown
-from tiny_llm.training import Diverged
 from tiny_llm.view.progress import Progress
-from tiny_llm.view.terminal import loss_text, style_for
+from tiny_llm.view.terminal import style_for
 
-DEFAULTS = {**SUITING, "repeat": REPEAT, "dropout": None, "beta": 0.3, "nll_weight": 0.0}
+DEFAULTS = {
+    **STAGE.options, "repeat": STAGE.repeat, "dropout": None, "beta": 0.3, "nll_weight": 0.0
+}  # fmt: skip
 ANSWERS = 2  # of the model to each question
 SHOWN = 3  # held-out questions, with what the model says to them
 
@@ -93,43 +91,26 @@ def run(args: argparse.Namespace) -> int:
     else:
         args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
         current, pairs = begin_run(open_checkpoint(args), data, given, args.repeat)
-    if args.stop_after and args.stop_after <= current.step:
-        raise UsageError(
-            f"--stop-after {args.stop_after} lies behind: the run is at step {current.step}"
-        )
-    out = args.out or args.resume or RUNS / "dpo.safetensors"
-    if args.resume and not args.out and is_a_best(out):
-        raise UsageError(f"{out} is the best of a run; name where to go on with --out, so it stays")
-    files = run_files(out, args.metrics)
-    if not args.resume and out.exists() and out.samefile(args.checkpoint):
-        raise UserError(f"{out} is the model that learns; choose another --out")
-    files.check(args.data)
+    files = files_of("dpo", args, current)
     with alone(*files):
         return _run(current, pairs, args, files)
 
 
 def _run(current: Run, pairs: Pairs, args: argparse.Namespace, files: RunFiles) -> int:
     """Everything from the first line on, while no other command writes these files."""
-    style, options = style_for(sys.stderr, args.color), current.options
+    options, total = current.options, len(pairs.train.pairs) + len(pairs.val.pairs)
+    style = style_for(sys.stderr, args.color)
     progress = Progress(sys.stderr, style, options.steps, current.step, args.quiet, "pairs")
     _introduce(current, pairs, progress)
     files.make_room(args.resume, current.is_best, progress.fact)
     save_every = args.save_every or options.eval_every
     keeper = PairKeeper(pairs, current, files, save_every, progress.fact, args.resume)
-    if current.step == options.steps or current.is_exhausted:
-        keeper.save(files.out)
-    else:
-        with Interrupt(progress) as interrupt:
-            _learn(current, pairs, args, keeper, interrupt, progress)
-        if current.step < options.steps and not current.is_exhausted:
-            progress.note(
-                f"stopped at step {current.step} of {options.steps}; {files.out} is saved. "
-                f"To go on, type",
-                to_type("dpo", {"--resume": str(files.out), "--data": args.data}),
-            )
-            return interrupt.code
-    _conclude(current, pairs, args, keeper, progress)
-    return 0
+
+    def heard(done: int) -> None:
+        progress.status(f"the reference is asked about {done:,} of {total:,} pairs")
+
+    stage = RunningStage("dpo", current, keeper, progress)
+    return stage.run(args, steps_of(current, pairs, heard), lambda: _print_answers(current, pairs))
 
 
 def _introduce(current: Run, pairs: Pairs, progress: Progress) -> None:
@@ -139,12 +120,7 @@ def _introduce(current: Run, pairs: Pairs, progress: Progress) -> None:
     progress.fact(
         "pairs:", f"{pairs.material.name}, {learned:,} to learn from, {held_out:,} held out"
     )
-    if pairs.too_long:
-        lines = ", ".join(map(str, pairs.too_long[:5])) + ", ..." * (len(pairs.too_long) > 5)
-        length = current.model.config.context_length
-        progress.fact(
-            "left out:", f"{len(pairs.too_long):,} longer than the window of {length}: line {lines}"
-        )
+    left_out(pairs.too_long, current.model.config.context_length, progress)
     nll = f", NLL weight {options.nll_weight:g}" if options.nll_weight else ""
     progress.fact(
         "model:",
@@ -160,80 +136,11 @@ def _introduce(current: Run, pairs: Pairs, progress: Progress) -> None:
         progress.fact("resumed:", f"at step {current.step}")
 
 
-def _learn(
-    current: Run,
-    pairs: Pairs,
-    args: argparse.Namespace,
-    keeper: PairKeeper,
-    interrupt: Interrupt,
-    progress: Progress,
-) -> None:
-    """Run the loop up to its end, --stop-after, --patience or Ctrl-C."""
-    options, total = current.options, len(pairs.train.pairs) + len(pairs.val.pairs)
-    last = min(args.stop_after or options.steps, options.steps)
-
-    def heard(done: int) -> None:
-        progress.status(f"the reference is asked about {done:,} of {total:,} pairs")
-
-    steps = steps_of(current, pairs, heard)
-    try:
-        with keeper:
-            for step in steps:
-                progress.step(step)
-                is_last = step.number == last or interrupt.requested or current.is_exhausted
-                keeper.keep(step, is_last)
-                if is_last:
-                    break
-    except Diverged as error:
-        raise UserError(
-            f"{error}, so training stopped: {lower(options)}; {keeper.left_behind()}"
-        ) from None
-    except WorkerDied as error:
-        raise UserError(f"{error}; {keeper.left_behind()}") from None
-    finally:
-        steps.close()
-        progress.clear()
-
-
-def _conclude(
-    current: Run,
-    pairs: Pairs,
-    args: argparse.Namespace,
-    keeper: PairKeeper,
-    progress: Progress,
-) -> None:
-    """The result, what it says to some questions, and what to do next."""
-    best, files = current.best, keeper.files
-    if current.is_exhausted:
-        patience = current.options.patience
-        progress.fact("patience:", f"no better one in {patience} validations: this is the end")
-    if best:
-        is_beside = best.step < current.step and files.best.exists()
-        where = f", kept as {files.best}" if is_beside else ""
-        progress.fact(
-            "done:", f"best validation loss {loss_text(best.val_loss)} at step {best.step}{where}"
-        )
-    _print_answers(current, pairs)
-    progress.note("")
-    progress.note(
-        f"saved {files.out} (step {current.step}). To talk to it, type",
-        to_type("chat", {"--checkpoint": str(files.out)}),
-    )
-
-
 def _print_answers(current: Run, pairs: Pairs) -> None:
     """Some held-out questions to standard output, with what was and what is now said to them."""
-    tokenizer: Any = current.tokenizer
-    markers = set(tokenizer.special_tokens.values())
-    reference = reference_of(current)
+    models = {"before": reference_of(current), "now": current.model}
     for pair in pairs.val.pairs[:SHOWN]:
-        question = [token for token in pair.question if token not in markers]
-        print(f"question  {shown(tokenizer.decode(question))}")
-        for when, model in (("before", reference), ("now", current.model)):
-            greedy, rngs = Sampling(temperature=0), [random.Random(0)]
-            (answer,) = answers(model, pair.question, current.chat.ends, greedy, rngs)
-            text = "(no end)" if answer is None else shown(tokenizer.decode(answer))
-            print(f"{when:<10}{text}", flush=True)
+        print_answers(current, pair.question, models)
 
 
 # ---------------------------------------------------------------- the model's own answers

@@ -30,6 +30,7 @@ COMMANDS = {
         "tokenizer",
         "learn longer tokens from a text (train), see how a text becomes tokens (show)",
     ),
+    "sft": ("sft", "teach a model that goes on with texts to answer"),
     "dpo": ("dpo", "teach a model that answers which of two answers is the better one"),
     "chat": ("chat", "talk to a model that was taught to"),
     "import": ("import_model", "turn a model of another program into one file of this one"),

@@ -36,6 +36,7 @@ from tiny_llm.fast.signals import ctrl_c_ignored, ignore_signals, signals_held
 from tiny_llm.fast.tensors import scaled
 from tiny_llm.matmul import Vector
 from tiny_llm.model import LanguageModel, Parameters, rows_of
+from tiny_llm.text.tasks import AskedContext
 from tiny_llm.training import loss_and_gradients
 
 PAYS = 2e6  # multiply-adds in a step: `benchmarks/workers.py` measured x 1.4 and more from here on
@@ -183,13 +184,18 @@ def shares(
     pieces = [contexts[begin:end] for begin, end in zip(bounds, bounds[1:])]
     result, done = [], 0
     for piece in pieces:
-        size = sum(map(len, piece)) if predicts_every_token else len(piece)
+        size = sum(map(_asked, piece)) if predicts_every_token else len(piece)
         weight = size / max(1, len(targets))
         result.append(Share(piece, targets[done : done + size], weight))
         done += size
     if done != len(targets):
         raise ValueError(f"these contexts ask for {done} targets, not {len(targets)}")
     return result
+
+
+def _asked(context: list[int]) -> int:
+    """How many predictions the context asks for."""
+    return len(context.rows) if isinstance(context, AskedContext) else len(context)
 
 
 def default_count(model: LanguageModel, batch_size: int) -> int:

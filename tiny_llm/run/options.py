@@ -115,6 +115,15 @@ class Options:
     nll_weight: float = option(
         0.0, at_least(0), "of the chosen answers' own loss, beside that of the pairs", "preferences"
     )
+    learn: str = option(
+        "answers", ("answers", "all"), "the answers alone, or all that is said", "conversations"
+    )
+    replay: int = option(
+        0,
+        at_least(0),
+        "windows of the former text in each batch, against forgetting it",
+        "conversations",
+    )
     lines: bool = option(False)  # every line is a document of its own
     task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
     text_sha256: str = option("")
