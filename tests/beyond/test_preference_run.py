@@ -169,7 +169,7 @@ def test_what_cannot_change_is_refused(saved):
         resume_run(saved, PREFERENCES, {"beta": 0.9})
     with pytest.raises(UsageError, match="can be made longer, not 3 steps long"):
         resume_run(saved, PREFERENCES, {"steps": 3})
-    with pytest.raises(UserError, match="learned from other preferences than other"):
+    with pytest.raises(UserError, match="learned from other data than other"):
         resume_run(saved, Text(PREFERENCES.content + "\n", "other"))
     run, _ = resume_run(saved, PREFERENCES, {"steps": 20, "patience": 3, "beta": 0.3})
     assert (run.options.steps, run.options.patience) == (20, 3)

@@ -80,8 +80,8 @@ GOOD = {"prompt": "Who?", "chosen": "A", "rejected": "B"}
         ({**GOOD, "prompt": [assistant("Hi")]}, "must end with a message of the user"),
         ({**GOOD, "chosen": [*said(WHO), assistant("A")]}, "not to the same question"),
         ({**GOOD, "rejected": "A"}, "its two answers are the same"),
-        ({**GOOD, "split": "test"}, "must be train or validation, not 'test'"),
-        ({**GOOD, "split": ["train"]}, "must be train or validation"),
+        ({**GOOD, "split": "later"}, "must be one of train, val, validation, test, not 'later'"),
+        ({**GOOD, "split": ["train"]}, "must be one of train"),
     ],
 )
 def test_a_wrong_line_is_named_by_its_number(line, problem):

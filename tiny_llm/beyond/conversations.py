@@ -12,8 +12,10 @@ held out.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Optional
+from importlib.resources import files
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 from tiny_llm.beyond.chat import ROLES, Message
 from tiny_llm.files.foreign import parsed_object
@@ -33,15 +35,17 @@ class Spoken(NamedTuple):
 
 
 class Lines:
-    """The lines of a file of UTF-8, `-` for standard input, none of which is kept.
+    """The lines of a file of UTF-8, `-` for standard input, None for questions and answers about
+    the built-in text. None of them is kept. sha256 is that of the lines read so far.
 
-    sha256 is that of the lines read so far. Raises UserError for a file that cannot be read, or
-    is no such text.
+    To iterate raises UserError for a file that cannot be read, or is no such text.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = "standard input" if name == "-" else shown(name)
-        self.path = name
+    def __init__(self, path: Optional[str]) -> None:
+        self.path = path
+        self.name = {None: "facts about the built-in text", "-": "standard input"}.get(path) or (
+            shown(path)
+        )
         self._digest = hashlib.sha256()
 
     @property
@@ -50,12 +54,12 @@ class Lines:
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[str]:
-        problem = problem_with_name(self.path)
+        problem = None if self.path is None else problem_with_name(self.path)
         if problem:
             raise UserError(f"{self.name} {problem}")
         number = 0
         try:
-            with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
+            with self._opened() as file:
                 for number, data in enumerate(file, 1):
                     self._digest.update(data)
                     yield data.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -63,6 +67,12 @@ class Lines:
             raise UserError(f"{self.name}, line {number}: it is not UTF-8") from None
         except OSError as error:
             raise UserError(f"cannot read {self.name}: {error.strerror or error}") from None
+
+
+    def _opened(self) -> BinaryIO:
+        if self.path is None:
+            return (files("tiny_llm.beyond") / "data" / "facts.jsonl").open("rb")
+        return open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-")
 
 
 def objects(lines: Iterable[str], name: str, read: Any) -> Iterator[Any]:
@@ -76,6 +86,9 @@ def objects(lines: Iterable[str], name: str, read: Any) -> Iterator[Any]:
                 values = parsed_object(line)
                 if values.get("split") != TEST:
                     yield read(number, values)
+            except json.JSONDecodeError as error:
+                problem = f"it is not JSON: {error.msg}, at character {error.pos + 1}"
+                raise ValueError(f"{name}, line {number}: {problem}") from None
             except ValueError as error:
                 problem = shown(error, LONGEST_MESSAGE)
                 raise ValueError(f"{name}, line {number}: {problem}") from None

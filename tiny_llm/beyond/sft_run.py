@@ -147,8 +147,8 @@ def taught_to_speak(base: Run, seed: int = 0) -> Run:
     if not can_speak(tokenizer, template):
         special = list(tokenizer.special_tokens)
         new = sorted(template.markers - set(special))
-        vocabulary = {**tokenizer.vocabulary}
-        vocabulary.update((name, len(vocabulary) + i) for i, name in enumerate(new))
+        own = tokenizer.vocabulary
+        vocabulary = {**own, **{name: i for i, name in enumerate(new, len(own))}}
         tokenizer = BPETokenizer(vocabulary, tokenizer.merges, [*special, *new], tokenizer.cut)
         rng = random.Random(f"{seed}/markers")
         parameters = {

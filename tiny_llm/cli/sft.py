@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_checkpoint(parser)
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data", type=flags.data_name, metavar="FILE", help="conversations; - for standard input"
+        "--data", type=flags.data_name, metavar="FILE", 
+        help="conversations; - for standard input (facts about the built-in corpus)",
+
     )
     group.add_argument(
         "--cut", action="store_true", help="of conversations that are too long learn the end"
@@ -63,8 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Learn, or show what would be. Exit code 0, or that of the signal that stopped it."""
-    if not args.data:
-        raise UsageError("--data is missing: a file of conversations, one JSON object a line")
     data, given = Lines(args.data), flags.options_of(args)
     before = read_text(args.replay_data, "utf-8").content if _replays(args) else ""
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
