@@ -30,7 +30,8 @@ def test_the_wheel_holds_the_package_and_its_corpus_and_nothing_else(wheel):
     assert corpus == (ROOT / "corpus.txt").read_bytes()
     assert "tiny_llm/py.typed" in names
     page = {f"tiny_llm/view/report/page.{kind}" for kind in ("html", "css", "js")}
-    assert page <= names
+    questions = {f"tiny_llm/beyond/data/{name}.jsonl" for name in ("facts", "unknowable")}
+    assert page | questions <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"tiny_llm", "tiny_llm_demo"}
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert all("extra ==" in line for line in required)

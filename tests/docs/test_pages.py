@@ -218,7 +218,7 @@ def test_the_list_of_the_rooms_is_complete_and_true():
     there = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.*")
-        if path.suffix in (".py", ".js", ".css", ".html")
+        if path.suffix in (".py", ".js", ".css", ".html", ".jsonl")
         and path.parent != package
         and path.name != "__init__.py"
         and "__pycache__" not in path.parts

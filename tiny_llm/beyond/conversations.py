@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
-from typing import Any, BinaryIO, NamedTuple, Optional
+from typing import IO, Any, NamedTuple, Optional
 
 from tiny_llm.beyond.chat import ROLES, Message
 from tiny_llm.files.foreign import parsed_object
@@ -68,8 +68,7 @@ class Lines:
         except OSError as error:
             raise UserError(f"cannot read {self.name}: {error.strerror or error}") from None
 
-
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> IO[bytes]:
         if self.path is None:
             return (files("tiny_llm.beyond") / "data" / "facts.jsonl").open("rb")
         return open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-")

@@ -43,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_checkpoint(parser)
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data", type=flags.data_name, metavar="FILE", 
+        "--data",
+        type=flags.data_name,
+        metavar="FILE",
         help="conversations; - for standard input (facts about the built-in corpus)",
-
     )
     group.add_argument(
         "--cut", action="store_true", help="of conversations that are too long learn the end"

@@ -57,10 +57,11 @@ class RunningStage(NamedTuple):
             with Interrupt(progress) as interrupt:
                 self._learn(args, steps, interrupt)
             if current.step < current.options.steps and not current.is_exhausted:
+                given = {"--data": args.data} if args.data else {}
                 progress.note(
                     f"stopped at step {current.step} of {current.options.steps}; {files.out} is "
                     f"saved. To go on, type",
-                    to_type(self.command, {"--resume": str(files.out), "--data": args.data}),
+                    to_type(self.command, {"--resume": str(files.out), **given}),
                 )
                 return interrupt.code
         self._conclude(show)
