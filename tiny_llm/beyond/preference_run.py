@@ -35,6 +35,7 @@ from tiny_llm.beyond.stage import (
     check_resumed,
     given_options,
     options_of,
+    resumed,
 )
 from tiny_llm.model import LanguageModel
 from tiny_llm.run import begin
@@ -42,7 +43,7 @@ from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.keeping import Keeper
 from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import build_optimizer
-from tiny_llm.run.saved import Run, load_run, model_from
+from tiny_llm.run.saved import Run, model_from
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import VAL_FRACTION, Material
 from tiny_llm.run.steps import Step
@@ -115,9 +116,7 @@ def resume_run(
 ) -> tuple[Run, Pairs]:
     """The run in the checkpoint, as it was. `given` may make it longer, and change its patience and
     its workers. Raises UserError if there is none, UsageError for another change."""
-    run = load_run(path, to_train=True)
-    if not run.reference:
-        raise UserError(f"{path} is no run of dpo; to begin one with it, give it as --checkpoint")
+    run = resumed(STAGE, path)
     given = {name: value for name, value in (given or {}).items() if value is not None}
     check_names("option", given, OPTIONS)
     check_resumed(run, path, data.sha256, data.name, given)

@@ -29,6 +29,7 @@ from tiny_llm.beyond.stage import (
     check_resumed,
     given_options,
     options_of,
+    resumed,
 )
 from tiny_llm.files.portable import Chat
 from tiny_llm.matmul import Matrix
@@ -37,7 +38,7 @@ from tiny_llm.run.asked import OnlyAsked
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import build_optimizer
-from tiny_llm.run.saved import Run, load_run, model_from
+from tiny_llm.run.saved import Run, model_from
 from tiny_llm.run.saying import Say, silent
 from tiny_llm.run.sources import VAL_FRACTION, Material
 from tiny_llm.run.steps import Step
@@ -110,9 +111,7 @@ def resume_run(
 ) -> tuple[Run, Taught]:
     """The run in the checkpoint, as it was. `given` may make it longer, and change its patience and
     its workers. Raises UserError if there is none, UsageError for another change."""
-    run = load_run(path, to_train=True)
-    if not run.chat.template or run.reference:
-        raise UserError(f"{path} is no run of sft; to begin one with it, give it as --checkpoint")
+    run = resumed(STAGE, path)
     given = {name: value for name, value in (given or {}).items() if value is not None}
     check_names("option", given, OPTIONS)
     taught = lessons_of(run, data, dataclasses.asdict(run.options), before, cut)

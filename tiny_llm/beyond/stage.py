@@ -14,11 +14,11 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.run import begin
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.options import BY_NAME, Options, check_names
-from tiny_llm.run.saved import Run, is_packed
+from tiny_llm.run.saved import Run, is_packed, load_run
 
 WARMUP = 0.05  # of the steps
 # Options that are not chosen in a stage.
-FIXED = ("text_sha256", "text_beginning", "task", "lines", "dropout")
+FIXED = ("text_sha256", "text_beginning", "task", "stage", "lines", "dropout")
 OPTIONS = [name for name in BY_NAME if name not in FIXED]
 
 
@@ -59,11 +59,21 @@ def options_of(
         "eval_every": max(1, values["steps"] // stage.evaluations),
         "workers": default_count(model, values["batch_size"]),
     }
-    values.update({**following, **given, "text_sha256": sha256})
+    values.update({**following, **given, "text_sha256": sha256, "stage": stage.command})
     if values["min_lr"] > values["learning_rate"]:
         rates = f"{values['min_lr']:g} is above --learning-rate {values['learning_rate']:g}"
         raise UsageError(f"--min-lr {rates}")
     return Options(**values)
+
+
+def resumed(stage: Stage, path: Path) -> Run:
+    """The run of this stage in a checkpoint. Raises UserError if there is none."""
+    run = load_run(path, to_train=True)
+    if run.options.stage != stage.command:
+        raise UserError(
+            f"{path} is no run of {stage.command}; to begin one with it, give it as --checkpoint"
+        )
+    return run
 
 
 def check_resumed(run: Run, path: Path, sha256: str, name: str, given: dict[str, Any]) -> None:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.pictures import add_svg, check_svg, write_svg
 from tiny_llm.run.errors import UsageError, UserError, program, quoted
-from tiny_llm.run.metrics import read_all
+from tiny_llm.run.metrics import has_measured, read_all
 from tiny_llm.run.saved import RUNS, making, newest
-from tiny_llm.view.curves import Curves, curves_of
+from tiny_llm.view.curves import (
+    LOSS,
+    PAIR_LOSS,
+    REWARDS,
+    Curves,
+    curves_of,
+    reward_curves,
+)
 from tiny_llm.view.plot import MOST_RUNS, plot
 from tiny_llm.view.plot_picture import plot_svg
-from tiny_llm.view.terminal import lines_of, style_for, tell
+from tiny_llm.view.progress import measured_text
+from tiny_llm.view.terminal import lines_of, style_for, tell, wrap
 
 SUFFIX = ".metrics.jsonl"
 LINES = 24  # of a plot that goes to no terminal
@@ -39,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--train", action="store_true", help="only training losses")
     which.add_argument("--val", action="store_true", help="only validation losses")
+    which.add_argument(
+        "--rewards",
+        action="store_true",
+        help="instead of losses: what runs of dpo measured on pairs held out",
+    )
     parser.add_argument(
         "--log", action="store_true", help="a logarithmic axis of steps, to see the beginning"
     )
@@ -55,19 +69,39 @@ def run(args: argparse.Namespace) -> int:
         check_svg(args.svg)
     if not (args.files or args.quiet):
         tell(str(files[0]))
-    runs = [_curves(path, name, args) for path, name in zip(files, names_of(files))]
+    records = [_records(path, args.quiet) for path in files]
+    named = list(zip(files, names_of(files), records))
+    if args.rewards:
+        runs, subject = [curve for one in named for curve in _rewards(*one)], REWARDS
+    else:
+        runs = [_curves(*one, args) for one in named]
+        subject = PAIR_LOSS if all(any(map(has_measured, one)) for one in records) else LOSS
+    if len(runs) > MOST_RUNS:
+        raise UsageError(f"at most {MOST_RUNS} curves fit in a plot, not {len(runs)}")
     if args.svg:
-        write_svg(args.svg, plot_svg(runs, args.log))
+        write_svg(args.svg, plot_svg(runs, args.log, subject))
     style = style_for(sys.stdout, args.color)
     lines = min(lines_of(sys.stdout) - 1, MOST_LINES) if sys.stdout.isatty() else LINES
-    for line in plot(runs, style, lines, args.log):
+    for line in plot(runs, style, lines, args.log, subject):
         print(line)
+    for _, name, of_run in named if args.rewards else ():
+        last = [record for record in of_run if has_measured(record)][-1]
+        for line in wrap(f"{name}: {measured_text(last)}", style):
+            print(line)
     return 0
 
 
-def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
+def _rewards(path: Path, name: str, records: list[dict[str, Any]]) -> list[Curves]:
+    """The rewards in a file. Raises UserError if there are none."""
+    if not any(map(has_measured, records)):
+        raise UserError(f"{path} holds no rewards: it is of no run of dpo, or of its first steps")
+    return reward_curves(name, records)
+
+
+def _curves(
+    path: Path, name: str, records: list[dict[str, Any]], args: argparse.Namespace
+) -> Curves:
     """The curves in a file that are asked for. Raises UserError if there are none."""
-    records = _records(path, args.quiet)
     try:
         curves = curves_of(name, records)
     except ValueError as error:
@@ -81,7 +115,7 @@ def _curves(path: Path, name: str, args: argparse.Namespace) -> Curves:
     return kept
 
 
-def _records(path: Path, quiet: bool) -> list[dict[str, object]]:
+def _records(path: Path, quiet: bool) -> list[dict[str, Any]]:
     """The steps in a file of metrics; says so if some are left out."""
     try:
         records, damaged, first = read_all(path)

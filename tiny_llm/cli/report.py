@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -22,7 +23,7 @@ from tiny_llm.files import atomic
 from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UserError, check_out, writing
 from tiny_llm.run.files import run_files
-from tiny_llm.run.metrics import read_metrics
+from tiny_llm.run.metrics import has_measured, read_metrics
 from tiny_llm.run.saved import LEFT_OUT, Run, newest_checkpoint
 from tiny_llm.run.sources import Material, read_source
 from tiny_llm.text.corpus import Lines
@@ -131,6 +132,7 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
         unit=_unit(current),
         curves=curves,
         curves_note=curves_note,
+        rewards=_rewards(args, curves),
         yardsticks=_yardsticks(current, pairs),
         best=Measured(best.step, best.val_loss) if best else None,
         samples_note=_samples_note(current, prompt, length, seed),
@@ -231,6 +233,11 @@ def _passage(
 def _summary(current: Run, material: Optional[Material]) -> str:
     """What this is, in two sentences."""
     unit, best = _unit(current), current.best
+    if learns_preferences(current):
+        return (
+            f"A language model with {count_parameters(current):,} numbers in it, which has learned "
+            f"for {current.step:,} steps which of two answers is the better one."
+        )
     text = f"{material.name}, {sum(material.sizes):,} {unit}s" if material else "a text"
     summary = (
         f"A language model with {count_parameters(current):,} numbers in it, trained for "
@@ -264,7 +271,8 @@ def _facts(
     missing = "not known without the text (--data FILE)"
     best, lowest = current.best, "–"
     if best:
-        lowest = f"{loss_text(best.val_loss)} nats per {unit}, step {best.step:,}"
+        per = "pair" if learns_preferences(current) else unit
+        lowest = f"{loss_text(best.val_loss)} nats per {per}, step {best.step:,}"
     facts = [
         ("model", f"{current.rung}, {type(current.model).__name__}"),
         ("made of", ", ".join(functions_of(current.model))),
@@ -287,6 +295,11 @@ def _facts(
     ] + [("left out", f"{LEFT_OUT}{', '.join(map(shown, current.unknown))}")] * bool(
         current.unknown
     )
+
+
+def learns_preferences(current: Run) -> bool:
+    """Whether its loss is that of pairs of answers."""
+    return current.options.stage == "dpo"
 
 
 def _text(current: Run, material: Optional[Material]) -> str:
@@ -334,6 +347,8 @@ def _counting_pairs(current: Run, material: Optional[Material]) -> Optional[floa
 
 
 def _yardsticks(current: Run, pairs: Optional[float]) -> list[Yardstick]:
+    if learns_preferences(current):
+        return [Yardstick("no preference", math.log(2))]
     yardsticks = [Yardstick("guessing", guessing_loss(current.tokenizer.vocab_size))]
     return yardsticks if pairs is None else [*yardsticks, Yardstick("counting pairs", pairs)]
 
@@ -356,6 +371,12 @@ def _curves(current: Run, args: argparse.Namespace) -> tuple[Optional[Curves], s
     last = records[-1]["step"]
     later = f" The run went on: this model is that of step {current.step:,}."
     return curves, f"From {path.name}.{later if last > current.step else ''}"
+
+
+def _rewards(args: argparse.Namespace, curves: Optional[Curves]) -> list[dict[str, Any]]:
+    """What a run of `dpo` measured, in the file that the curves come from; none of another."""
+    records = read_metrics(args.metrics or _metrics_beside(args.checkpoint)) if curves else []
+    return [record for record in records if has_measured(record)]
 
 
 def _metrics_beside(path: Path) -> Path:

@@ -20,7 +20,7 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.optimizers import cosine_schedule
 from tiny_llm.run import steps as loop
 from tiny_llm.run.asked import OnlyAsked
-from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.errors import UsageError, UserError, to_type
 from tiny_llm.run.gradients import Gradients
 from tiny_llm.run.options import BY_NAME, Options, check_names, problem_with
 from tiny_llm.run.rungs import RUNGS, build_config, build_optimizer, flag, suiting
@@ -38,7 +38,9 @@ EVALUATIONS_ON_TASK = 3  # each takes as long as several steps
 BYTES = 32  # of a number in a list: a pointer, and an object
 MOST_IDLE = 4  # workers that a resumed run may have without a core for each
 CHANGEABLE = ("steps", "patience", "workers")  # in a resumed run
-OPTIONS = [name for name in BY_NAME if name not in ("text_sha256", "task")]  # that can be chosen
+OPTIONS = [
+    name for name in BY_NAME if name not in ("text_sha256", "task", "stage")
+]  # that can be chosen
 
 
 def begin(
@@ -101,6 +103,9 @@ def resume(
     machine can use. Raises UserError if there is none, UsageError for another change.
     """
     run = load_run(path, to_train=True)
+    if run.options.stage:
+        on = to_type(run.options.stage, {"--resume": str(path)})
+        raise UserError(f"{path} is a run of {run.options.stage}; to go on with it, type {on}")
     given = {name: value for name, value in (given or {}).items() if value is not None}
     own = set(RUNGS[run.rung].sizes)
     sizes = {name for rung in RUNGS.values() for name in rung.sizes}

@@ -7,6 +7,7 @@ run takes away what lies behind its checkpoint, and goes on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -90,6 +91,12 @@ def record_of(line: str) -> Optional[dict[str, Any]]:
         return record if whole else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def has_measured(record: dict[str, Any]) -> bool:
+    """Whether all of MEASURED is in this record, as finite numbers."""
+    values = [record.get(name) for name in MEASURED]
+    return all(value is not None and math.isfinite(value) for value in values)
 
 
 def _numbered(path: Path) -> Generator[tuple[int, str], None, None]:

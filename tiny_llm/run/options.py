@@ -22,6 +22,7 @@ from tiny_llm.text.tasks import TASKS
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
+STAGES = ("sft", "dpo")  # what comes after pretraining
 LARGEST = 10**12  # of whole numbers
 LONGEST_BEGINNING = 24  # characters of a text that a sample begins with
 
@@ -126,6 +127,7 @@ class Options:
     )
     lines: bool = option(False)  # every line is a document of its own
     task: str = option("", ("", *TASKS))  # one of text/tasks.py, if it is no text
+    stage: str = option("", ("", *STAGES))  # the command that began it, if not train
     text_sha256: str = option("")
     text_beginning: str = option("", SHORT)  # for samples; "": that of the built-in corpus
 

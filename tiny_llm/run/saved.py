@@ -173,11 +173,13 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     if to_train and not is_packed(model):
         moments = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
         optimizer.state = _checked_moments(optimizer, moments, parameters)
+    needed = to_train and options.stage == "dpo"
     best = _best_from(metadata["best"])
     recent = _recent_from(metadata["recent"])
     return Run(
         metadata["model"], model, tokenizer, optimizer, options, step, best, recent, unknown,
-        _chat_from(metadata.get("chat", {}), tokenizer), _reference_from(tensors, parameters),
+        _chat_from(metadata.get("chat", {}), tokenizer),
+        _reference_from(tensors, parameters, needed),
         shown(metadata.get("came_from", "")),
     )  # fmt: skip
 
@@ -230,14 +232,14 @@ def _checked_moments(
     return moments
 
 
-def _reference_from(tensors: Parameters, parameters: Parameters) -> Parameters:
+def _reference_from(tensors: Parameters, parameters: Parameters, needed: bool) -> Parameters:
     """The weights that a run of `dpo` began with; none of another run, or of one that is read.
 
-    Raises ValueError unless they are those of such a model.
+    Raises ValueError unless they are those of such a model, or if they are needed and missing.
     """
     found = {k[len(REFERENCE) :]: v for k, v in tensors.items() if k.startswith(REFERENCE)}
     expected = {name: shape(tensor) for name, tensor in parameters.items()}
-    if found and {name: shape(tensor) for name, tensor in found.items()} != expected:
+    if (found or needed) and {name: shape(tensor) for name, tensor in found.items()} != expected:
         raise ValueError("the weights of its reference are not those of such a model")
     return {name: found[name] for name in parameters} if found else {}
 

@@ -34,6 +34,23 @@ class Curves(NamedTuple):
         return self.train + self.val
 
 
+class Subject(NamedTuple):
+    """What curves are of."""
+
+    title: str
+    axis: str
+    last: str = "last loss"  # over the figures
+    measured: str = "validation loss"  # what `val` is
+    lowest_is_best: bool = True
+
+
+LOSS = Subject("Loss while training", "loss, nats per token")
+PAIR_LOSS = Subject("Loss while learning preferences", "loss, nats per pair")
+REWARDS = Subject(
+    "Rewards while learning preferences", "reward", "last reward", "on pairs held out", False
+)
+
+
 class Scale(NamedTuple):
     """One axis: a line from `low` to `high`, and the ticks on it."""
 
@@ -66,6 +83,19 @@ def curves_of(name: str, records: list[dict[str, Any]]) -> Curves:
         val += [(step, val_loss)] if val_loss is not None and abs(val_loss) <= LARGEST else []
     window = max(1, len(train) // SMOOTHING)
     return Curves(name, smoothed(train, window), window, val)
+
+
+def reward_curves(name: str, records: list[dict[str, Any]]) -> list[Curves]:
+    """Chosen reward, rejected reward and margin of a run that learned preferences; none of another.
+
+    Numbers that are not finite are left out.
+    """
+    found = []
+    for field in ("chosen_reward", "rejected_reward", "margin"):
+        values = [(float(record["step"]), number_of(record.get(field))) for record in records]
+        points = [(step, v) for step, v in values if v is not None and abs(v) <= LARGEST]
+        found.append(Curves(f"{name}:{field}", [], 1, points))
+    return [curves for curves in found if curves.val]
 
 
 def number_of(value: Any) -> Optional[float]:

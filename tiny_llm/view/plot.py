@@ -20,7 +20,17 @@ import string
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from tiny_llm.view.curves import Curves, Point, Scale, loss_scale, lowest, step_scale, tick_labels
+from tiny_llm.view.curves import (
+    LOSS,
+    Curves,
+    Point,
+    Scale,
+    Subject,
+    loss_scale,
+    lowest,
+    step_scale,
+    tick_labels,
+)
 from tiny_llm.view.terminal import (
     BOLD,
     Style,
@@ -113,7 +123,9 @@ class Canvas:
         return paint(shown, f"{BOLD};{code}" if cell.letter else code, style)
 
 
-def plot(runs: list[Curves], style: Style, lines: int = 24, log: bool = False) -> Iterator[str]:
+def plot(
+    runs: list[Curves], style: Style, lines: int = 24, log: bool = False, subject: Subject = LOSS
+) -> Iterator[str]:
     """Yield the lines of a plot of some runs: curves over steps with axes, and a legend.
 
     About as many as `lines`; `log`: equal ways on the axis of steps are equal ratios. Raises
@@ -123,7 +135,7 @@ def plot(runs: list[Curves], style: Style, lines: int = 24, log: bool = False) -
         raise ValueError("there is no loss to draw")
     if len(runs) > MOST_RUNS:
         raise ValueError(f"there are letters for {MOST_RUNS} runs, not for {len(runs)}")
-    legend = list(_legend(runs, style))
+    legend = list(_legend(runs, style, subject))
     rows = max(FEWEST_ROWS, lines - len(legend) - 5)
     losses = loss_scale(runs, max(2, rows // ROWS_A_TICK + 1))
     labels = tick_labels(losses.ticks)
@@ -134,7 +146,7 @@ def plot(runs: list[Curves], style: Style, lines: int = 24, log: bool = False) -
         _draw(run, number, canvas, steps, losses)
     for number, run in enumerate(runs):  # letters above all lines
         _mark(run, number, canvas, steps, losses)
-    yield "loss, nats per token"
+    yield subject.axis
     at = {canvas.cell_of(0, losses.place(t))[1]: text for t, text in zip(losses.ticks, labels)}
     tick, wall = "┤│" if style.unicode else "+|"
     for row in range(rows):
@@ -187,23 +199,23 @@ def _step_axis(steps: Scale, canvas: Canvas, margin: int, style: Style) -> Itera
     yield " " * margin + STEPS[steps.log].center(canvas.columns).rstrip()
 
 
-def _legend(runs: list[Curves], style: Style) -> Iterator[str]:
+def _legend(runs: list[Curves], style: Style, subject: Subject) -> Iterator[str]:
     """A line for each run: its letters, its name, its last losses; then what the letters mean."""
     has_val = any(run.val for run in runs)
     has_train = any(run.train for run in runs)
-    wide = style.width >= NARROW and has_val
+    wide = style.width >= NARROW and has_val and subject.lowest_is_best
     titles = ["training"] * has_train + ["validation"] * has_val + ["lowest", "at step"] * wide
     rows = [_figures(run, has_train, has_val, wide) for run in runs]
     tail = sum(2 + max(map(len, column)) for column in zip(titles, *rows))
     names = [clip(visible(run.name, Style(unicode=style.unicode)), 40, style) for run in runs]
     room = min(max(8, *map(display_width, names)), style.width - 5 - tail)
-    yield _legend_line("", "last loss", titles, [titles, *rows], room)
+    yield _legend_line("", subject.last, titles, [titles, *rows], room)
     for number, (name, row) in enumerate(zip(names, rows)):
         letter = string.ascii_lowercase[number]
         keys = letter * bool(runs[number].train) + letter.upper() * bool(runs[number].val)
         line = _legend_line(keys, clip(name, room, style), row, [titles, *rows], room)
         yield paint(keys, f"{BOLD};{COLORS[number % len(COLORS)]}", style) + line[len(keys) :]
-    yield from wrap(_meaning(runs, has_train, has_val), style)
+    yield from wrap(_meaning(runs, has_train, has_val, subject), style)
 
 
 def _legend_line(keys: str, name: str, cells: list[str], table: list[list[str]], room: int) -> str:
@@ -224,13 +236,13 @@ def _figures(run: Curves, has_train: bool, has_val: bool, wide: bool) -> list[st
     return cells + ([text(best), f"{best[0]:,.0f}" if best else ""] if wide else [])
 
 
-def _meaning(runs: list[Curves], has_train: bool, has_val: bool) -> str:
+def _meaning(runs: list[Curves], has_train: bool, has_val: bool, subject: Subject) -> str:
     """What was drawn, in a sentence."""
     parts = []
     if has_train:
         parts.append(f"Small letters: training loss, {smoothing_text(runs)}.")
     if has_val:
-        parts.append("Capitals: validation loss.")
+        parts.append(f"Capitals: {subject.measured}.")
     if len(runs) > 1 and has_val:
         parts.append(f"{SEVERAL}: of several runs.")
     return " ".join(parts)

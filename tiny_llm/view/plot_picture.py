@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiny_llm.view.curves import Curves, Point, Scale, loss_scale, lowest, step_scale, tick_labels
+from tiny_llm.view.curves import (
+    LOSS,
+    Curves,
+    Point,
+    Scale,
+    Subject,
+    loss_scale,
+    lowest,
+    step_scale,
+    tick_labels,
+)
 from tiny_llm.view.plot import STEPS, smoothing_text
 from tiny_llm.view.svg import document, escaped, short
 from tiny_llm.view.terminal import number_text
@@ -35,7 +45,7 @@ DARK = ("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#ff7b72", "#b1bac4")
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
-def plot_svg(runs: list[Curves], log: bool = False) -> str:
+def plot_svg(runs: list[Curves], log: bool = False, subject: Subject = LOSS) -> str:
     """The losses of some runs over their steps, as a picture.
 
     Raises ValueError if there is nothing to draw.
@@ -46,23 +56,23 @@ def plot_svg(runs: list[Curves], log: bool = False) -> str:
     height = TOP + HEIGHT + BOTTOM + LEGEND * len(runs) + 12
     body = [
         '<rect class="paper" width="100%" height="100%"/>',
-        f'<text class="title" x="{LEFT}" y="28">Loss while training</text>',
-        f'<text class="muted" x="{LEFT}" y="48">{_subtitle(runs)}</text>',
-        *_axes(losses, steps),
+        f'<text class="title" x="{LEFT}" y="28">{subject.title}</text>',
+        f'<text class="muted" x="{LEFT}" y="48">{_subtitle(runs, subject)}</text>',
+        *_axes(losses, steps, subject),
     ]
     for number, run in enumerate(runs):
         body.extend(_curve(run, number, losses, steps))
     for number, run in enumerate(runs):
-        body.extend(_legend(run, number, TOP + HEIGHT + BOTTOM + LEGEND * (number + 0.5)))
-    says = " ".join(f"{run.name}: {_figures(run)}." for run in runs)
-    return document(WIDTH, height, "Loss while training", _sheet(), body, says)
+        body.extend(_legend(run, number, TOP + HEIGHT + BOTTOM + LEGEND * (number + 0.5), subject))
+    says = " ".join(f"{run.name}: {_figures(run, subject)}." for run in runs)
+    return document(WIDTH, height, subject.title, _sheet(), body, says)
 
 
-def _subtitle(runs: list[Curves]) -> str:
+def _subtitle(runs: list[Curves], subject: Subject) -> str:
     """What the two kinds of lines are."""
     parts = []
     if any(run.val for run in runs):
-        parts.append("With marks: validation loss.")
+        parts.append(f"With marks: {subject.measured}.")
     if any(run.train for run in runs):
         parts.append(f"Thin: training loss, {smoothing_text(runs)}.")
     return " ".join(parts)
@@ -74,7 +84,7 @@ def _spot(point: Point, losses: Scale, steps: Scale) -> tuple[float, float]:
     return x, TOP + (1 - losses.place(point[1])) * HEIGHT
 
 
-def _axes(losses: Scale, steps: Scale) -> Iterator[str]:
+def _axes(losses: Scale, steps: Scale, subject: Subject) -> Iterator[str]:
     """A line across for each loss on the axis, a tick for each step, and what they are."""
     bottom, right = TOP + HEIGHT, WIDTH - RIGHT
     for loss, label in zip(losses.ticks, tick_labels(losses.ticks)):
@@ -90,7 +100,7 @@ def _axes(losses: Scale, steps: Scale) -> Iterator[str]:
     yield f'<text class="mid" x="{(LEFT + right) // 2}" y="{bottom + 40}">{name}</text>'
     middle = TOP + HEIGHT // 2
     turn = f'transform="rotate(-90 16 {middle})"'
-    yield f'<text class="mid" x="16" y="{middle}" {turn}>loss, nats per token</text>'
+    yield f'<text class="mid" x="16" y="{middle}" {turn}>{subject.axis}</text>'
 
 
 def _curve(run: Curves, number: int, losses: Scale, steps: Scale) -> Iterator[str]:
@@ -112,7 +122,7 @@ def _mark(kind: int, x: float, y: float) -> str:
     return f'<path class="f{kind}" transform="{place}" d="{MARKS[kind]}"/>'
 
 
-def _legend(run: Curves, number: int, y: float) -> Iterator[str]:
+def _legend(run: Curves, number: int, y: float, subject: Subject) -> Iterator[str]:
     """How a run is drawn, its name and its figures."""
     kind = number % len(LIGHT)
     yield f'<path class="thick s{kind}" d="M{LEFT} {short(y)}h44"/>'
@@ -121,12 +131,14 @@ def _legend(run: Curves, number: int, y: float) -> Iterator[str]:
     name = run.name if len(run.name) <= LONGEST_NAME else run.name[: LONGEST_NAME - 1] + "…"
     yield (
         f'<text x="{LEFT + 56}" y="{short(y + 4)}"><tspan class="name">{escaped(name)}</tspan>'
-        f'<tspan class="muted" dx="10">{_figures(run)}</tspan></text>'
+        f'<tspan class="muted" dx="10">{_figures(run, subject)}</tspan></text>'
     )
 
 
-def _figures(run: Curves) -> str:
+def _figures(run: Curves, subject: Subject) -> str:
     """The last losses of a run, and its lowest validation loss."""
+    if not subject.lowest_is_best:
+        return f"last {number_text(run.val[-1][1], 3)}"
     parts = []
     best = lowest(run.val)
     if best:

@@ -9,6 +9,7 @@ through `json_for_script`, which leaves no character in it that could end the sc
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 from html import escape
@@ -17,6 +18,9 @@ from string import Template
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.view.attention_map import CAVEAT
+from tiny_llm.view.curves import REWARDS, reward_curves
+from tiny_llm.view.plot_picture import plot_svg
+from tiny_llm.view.progress import measured_text
 from tiny_llm.view.report.facts import (
     AttentionMaps,
     Choice,
@@ -44,6 +48,7 @@ class Report(NamedTuple):
     facts: list[tuple[str, str]]  # what, and how it is
     unit: str  # what a token is called
     curves: Optional[Curves]
+    rewards: list[dict[str, Any]]  # what a run of preferences measured; none of another
     curves_note: str  # where the curves come from, or why there are none
     yardsticks: list[Yardstick]
     best: Optional[Measured]
@@ -157,7 +162,8 @@ def _curves(report: Report) -> str:
     lowest = f"; lowest there {loss_text(best.loss)} at step {best.step:,}" if best else ""
     levels = ", ".join(f"{y.name} {y.loss:.3f}" for y in report.yardsticks)
     description = f"Ends at {' and '.join(ends)}{lowest}. To compare with: {levels}."
-    picture = loss_curves(curves, report.yardsticks, best, description)
+    per = "pair" if report.rewards else "token"
+    picture = loss_curves(curves, report.yardsticks, best, description, per)
     return f"""<figure>{_scrolling("Loss curves", picture)}
 <figcaption><ul class="legend">
 <li><svg class="swatch" aria-hidden="true"><path class="curve batches" d="M0 7H28"/></svg>
@@ -169,7 +175,7 @@ training text, mean since the last square</li>
 <circle class="dot val" cx="14" cy="7" r="3.2"/></svg> held-out text</li>
 <li><svg class="swatch" aria-hidden="true"><circle class="best" cx="14" cy="7" r="6"/></svg>
 the best</li></ul></figcaption></figure>
-{note}{_evaluations(curves)}"""
+{note}{_evaluations(curves)}{_rewards(report.rewards)}"""
 
 
 def _evaluations(curves: Curves) -> str:
@@ -180,6 +186,34 @@ def _evaluations(curves: Curves) -> str:
         for step, loss in curves.val
     )
     return _details("The numbers", _table(("step", "training text", "held-out text"), rows))
+
+
+def _rewards(records: list[dict[str, Any]]) -> str:
+    """What a run of preferences measured on the pairs held out: rewards as curves, all as a table.
+
+    The picture is an image of its own, so that its style sheet is not that of the page.
+    """
+    if not records:
+        return ""
+    picture = plot_svg(reward_curves("rewards", records), subject=REWARDS)
+    data = base64.b64encode(picture.encode("utf-8")).decode("ascii")
+    rows = [
+        (
+            f"{record['step']:,}",
+            *(f"{record[name]:.2f}" for name in ("chosen_reward", "rejected_reward", "margin")),
+            f"{record['accuracy']:.0%}",
+            *(f"{record[name]:.2f}" for name in ("kl", "chosen_loss")),
+        )
+        for record in records
+    ]
+    titles = ("step", "chosen reward", "rejected reward", "margin", "accuracy",
+              "KL, nats an answer", "loss of chosen answers, nats per token")  # fmt: skip
+    last = html(measured_text(records[-1]))
+    return (
+        f'<figure><img alt="Rewards: {last}" src="data:image/svg+xml;base64,{data}"></figure>'
+        f'<p class="note">At the end: {last}.</p>'
+        + _details("What was measured on the pairs held out", _table(titles, rows))
+    )
 
 
 def _samples(report: Report) -> str:

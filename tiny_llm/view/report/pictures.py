@@ -59,14 +59,18 @@ class _Scale(NamedTuple):
 
 
 def loss_curves(
-    curves: Curves, yardsticks: Sequence[Yardstick], best: Optional[Measured], description: str
+    curves: Curves,
+    yardsticks: Sequence[Yardstick],
+    best: Optional[Measured],
+    description: str,
+    per: str = "token",
 ) -> str:
     """The losses of a run over its steps, beside level lines to compare them with."""
     everything = [*curves.batches, *curves.train, *curves.val]
     levels = [yardstick.loss for yardstick in yardsticks]
     highest = 1.04 * max([*levels, *(point.loss for point in everything)])
     scale = _Scale(max(point.step for point in everything), highest or 1.0)
-    parts = [*_axes(scale)]
+    parts = [*_axes(scale, per)]
     for yardstick in yardsticks:
         level = scale.y(yardstick.loss)
         parts.append(f'<path class="yardstick" d="M{LEFT} {_number(level)}H{WIDTH - RIGHT}"/>')
@@ -83,7 +87,7 @@ def loss_curves(
     return _svg(WIDTH, HEIGHT, "Loss curves", description, parts)
 
 
-def _axes(scale: _Scale) -> Iterator[str]:
+def _axes(scale: _Scale, per: str) -> Iterator[str]:
     """Both axes with their ticks."""
     for loss in ticks(scale.highest, 6):
         y = _number(scale.y(loss))
@@ -97,7 +101,7 @@ def _axes(scale: _Scale) -> Iterator[str]:
     yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "step", "middle")
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turn = f'transform="rotate(-90 12 {_number(middle)})"'
-    yield f'<text x="12" y="{_number(middle)}" text-anchor="middle" {turn}>nats per token</text>'
+    yield f'<text x="12" y="{_number(middle)}" text-anchor="middle" {turn}>nats per {per}</text>'
 
 
 def ticks(end: float, most: int) -> list[float]:
