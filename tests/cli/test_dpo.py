@@ -226,3 +226,13 @@ def test_what_cannot_be_is_refused_in_one_line(flags, code, problem, capsys):
     err = capsys.readouterr().err
     assert problem in err and err.count("\n") == 1
     assert load_run(Path("sft.safetensors")).model.parameters == base().model.parameters
+
+
+def test_int8_weights_of_it_are_read_and_not_trained(capsys):
+    assert learn("m.safetensors", "--quiet") == 0
+    assert main(["quantize", "-c", "m.safetensors", "-o", "q.safetensors", "--quiet"]) == 0
+    for flags in (["-c", "q.safetensors"], ["--resume", "q.safetensors"]):
+        capsys.readouterr()
+        assert dpo(*flags, "--data", "pairs.jsonl", "--quiet") == 1
+        err = capsys.readouterr().err
+        assert "int8 weights, which are read and not trained" in err and err.count("\n") == 1

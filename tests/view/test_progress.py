@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -93,6 +94,42 @@ def test_what_matters_least_goes_first(width, shown, monkeypatch):
     lines = lines_of(Style(color=True, width=width), steps, 999)
     assert plain(lines[-1]) == shown
     assert ("\x1b[36m" in lines[-1]) is ("▁" in shown)
+
+
+MEASURED = {
+    "chosen_reward": -0.77, "rejected_reward": -6.22, "margin": 5.45, "accuracy": 0.95, "kl": 8.18,
+    "chosen_loss": 0.6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "width, shown",
+    [
+        (120, "step  3/10  loss 2.000  rewards -0.77 -6.22  accuracy 95%  KL 8.18  "),
+        (70, "step  3/10  loss 2.000  rewards -0.77 -6.22  accuracy 95%  KL 8.18"),
+        (50, "step  3  loss 2.000  rewards -0.77 -6.22  accura"),
+    ],
+)
+def test_the_live_line_of_preferences_has_what_was_last_measured(width, shown):
+    steps = [step(1, 3.5), replace(step(2, 3.0, 2.5), measured=MEASURED), step(3, 2.0)]
+    before, *_, after = lines_of(Style(width=width), steps, 10)[1:]
+    assert "rewards" not in before and after.startswith(shown)
+    assert len(after) < width
+
+
+def test_what_was_measured_stays_in_a_line_of_its_own():
+    steps = [replace(step(2, 3.0, 2.5), measured=MEASURED), step(3, 2.0)]
+    first, second, *_ = lines_of(Style(width=90), steps, 10, terminal=False)
+    assert "rewards" not in first and "val loss 2.500" in first
+    assert second == (
+        "rewards:   chosen -0.77, rejected -6.22, margin 5.45; accuracy 95%, KL 8.18 nats an answer"
+    )
+
+
+def test_pairs_have_a_speed_of_their_own():
+    stream = io.StringIO()
+    Progress(stream, PLAIN, 10, 0, quiet=False, unit="pairs").step(step(2, 3.0, 2.5, tokens=8))
+    assert re.search(r"  [\d,]+\.\d pairs/s  ", stream.getvalue())
 
 
 def test_piped_lines_are_as_ever():

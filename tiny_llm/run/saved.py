@@ -173,7 +173,7 @@ def _run_from(tensors: Parameters, metadata: dict[str, Any], to_train: bool) -> 
     if to_train and not is_packed(model):
         moments = {k[len(MOMENT) :]: v for k, v in tensors.items() if k.startswith(MOMENT)}
         optimizer.state = _checked_moments(optimizer, moments, parameters)
-    needed = to_train and options.stage == "dpo"
+    needed = to_train and options.stage == "dpo" and not is_packed(model)
     best = _best_from(metadata["best"])
     recent = _recent_from(metadata["recent"])
     return Run(

@@ -112,7 +112,7 @@ class Progress:
         validation = "" if val_loss is None else f"{GAP}val loss {loss_text(val_loss)}"
         digits = 0 if self.unit == "tokens" else 1
         if self.measured:
-            validation = f"{GAP}margin {self.measured['margin']:.2f}"
+            validation = GAP + GAP.join(_in_few_words(self.measured))
         return [
             f"step {number:>{len(str(self.steps))}}/{self.steps}",
             f"loss {loss_text(loss)}{validation}",
@@ -152,6 +152,15 @@ def measured_text(measured: dict[str, float]) -> str:
         for name in ("chosen_reward", "rejected_reward", "margin")
     )
     return f"{rewards}; accuracy {measured['accuracy']:.0%}, KL {measured['kl']:.2f} nats an answer"
+
+
+def _in_few_words(measured: dict[str, float]) -> list[str]:
+    """The same for the live line; the margin is the difference of the two rewards."""
+    return [
+        f"rewards {measured['chosen_reward']:.2f} {measured['rejected_reward']:.2f}",
+        f"accuracy {measured['accuracy']:.0%}",
+        f"KL {measured['kl']:.2f}",
+    ]
 
 
 def clock(seconds: float) -> str:
