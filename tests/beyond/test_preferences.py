@@ -51,7 +51,7 @@ def test_lines_are_numbered_as_they_stand_and_empty_ones_are_none():
     line = {"prompt": "Who sleeps?", "chosen": "A", "rejected": "B"}
     held = {**line, "split": "validation"}
     learned = {**line, "split": "train"}
-    found = read("", line, "  ", held, learned)
+    found = read("", line, "  ", held, learned, {**line, "split": "test"})
     assert [(one.line, one.is_held_out) for one in found] == [(2, None), (4, True), (5, False)]
 
 

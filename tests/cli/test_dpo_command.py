@@ -212,7 +212,7 @@ def test_the_same_seed_draws_the_same_answers(capsys):
         (
             ["-c", "sft.safetensors", "--data", "pairs.jsonl", "--sample-pairs", "new"],
             1,
-            'pairs.jsonl, line 1: "messages" must be',
+            'pairs.jsonl, line 1: it has no "messages"',
         ),
     ],
 )

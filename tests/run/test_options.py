@@ -59,13 +59,23 @@ def test_a_missing_option_takes_its_default_and_an_unknown_one_is_named():
     assert (options, unknown) == (Options(), ["learning_rate", "min_lr"])
 
 
-def test_every_option_with_a_help_is_a_flag(capsys):
-    assert main(["train", "--help"]) == 0
+@pytest.mark.parametrize(
+    "command, others",
+    [
+        ("train", ["conversations", "preferences"]),
+        ("sft", ["preferences"]),
+        ("dpo", ["conversations"]),
+    ],
+)
+def test_every_option_with_a_help_is_a_flag(command, others, capsys):
+    assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     for name, field in BY_NAME.items():
         if field.metadata["help"]:
             is_there = "--" + name.replace("_", "-") + " " in out
-            assert is_there == (field.metadata["group"] != "preferences"), name
+            is_elsewhere = field.metadata["group"] in others
+            is_elsewhere |= name == "dropout" and command != "train"
+            assert is_there != is_elsewhere, name
 
 
 def stated(add_arguments):
