@@ -114,6 +114,16 @@ def test_a_falling_chosen_reward_is_called_usual_and_a_collapse_by_its_name(caps
     assert "costs" in err and "--nll-weight" in err
 
 
+@pytest.mark.parametrize("rate, warned", [("0.01", True), ("0.0004", False)])
+def test_a_learning_rate_near_that_of_sft_is_warned_of(rate, warned, capsys):
+    run = base()
+    run.options = replace(run.options, stage="sft", learning_rate=0.002)
+    save_run(Path("sft.safetensors"), run)
+    assert learn("m", "--lr", rate) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert ("10 to 20 times below it is usual (--lr 0.0001)" in err) == warned
+
+
 def step_with(**measured):
     usual = {"accuracy": 1.0, "chosen_loss": 1.0, "val_loss": 0.5, "chosen_reward": -1.0}
     return Step(1, 0.5, 0.1, 8, 1.0, 0.5, 0.5, 0.0, {**usual, **measured})

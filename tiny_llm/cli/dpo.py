@@ -44,6 +44,7 @@ DEFAULTS = {
     **STAGE.options, "repeat": STAGE.repeat, "dropout": None, "beta": 0.3, "nll_weight": 0.0
 }  # fmt: skip
 ANSWERS = 2  # of the model to each question
+LOWER = 4  # times below that of sft a learning rate has to be, not to be warned of
 SHOWN = 3  # held-out questions, with what the model says to them
 
 
@@ -90,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
         current, pairs = resume_run(args.resume, data, given, args.repeat, notes.fact)
     else:
         args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
-        current, pairs = begin_run(open_checkpoint(args), data, given, args.repeat)
+        base = open_checkpoint(args)
+        current, pairs = begin_run(base, data, given, args.repeat)
+        _warn_of_rate(current, base, notes)
     files = files_of("dpo", args, current)
     with alone(*files):
         return _run(current, pairs, args, files)
@@ -111,6 +114,17 @@ def _run(current: Run, pairs: Pairs, args: argparse.Namespace, files: RunFiles) 
 
     stage = RunningStage("dpo", current, keeper, progress)
     return stage.run(args, steps_of(current, pairs, heard), lambda: _print_answers(current, pairs))
+
+
+def _warn_of_rate(current: Run, base: Run, notes: Progress) -> None:
+    """Say it if the learning rate is near that of the stage before, which ruins the answers."""
+    rate, before = current.options.learning_rate, base.options.learning_rate
+    if base.options.stage == "sft" and rate > before / LOWER:
+        notes.fact(
+            "warning:",
+            f"the learning rate {rate:g} is near that of sft ({before:g}); 10 to 20 times below it "
+            f"is usual (--lr {before / 20:g})",
+        )
 
 
 def _introduce(current: Run, pairs: Pairs, progress: Progress) -> None:
