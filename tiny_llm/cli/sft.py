@@ -110,7 +110,8 @@ def _introduce(current: Run, taught: Taught, progress: Progress) -> None:
     progress.fact("data:", f"{name}, {learned:,} to learn from, {held_out:,} held out")
     left_out(taught.too_long, current.model.config.context_length, progress)
     what = "its answers alone" if options.learn == "answers" else "all that is said"
-    replay = f", {options.replay} windows of the text in each batch" * bool(options.replay)
+    windows = f"{options.replay} window{'s' * (options.replay > 1)} of the text in each batch"
+    replay = f", {windows}" if options.replay else ""
     progress.fact(
         "model:", f"{current.rung}, {count_parameters(current):,} parameters; learns {what}{replay}"
     )
