@@ -166,7 +166,7 @@ def test_the_models_own_answers_become_pairs(capsys):
     save_run(Path("taught"), taught("the cat."))
     assert dpo(*flags, "--sample-pairs", "own.jsonl") == 0
     err = " ".join(capsys.readouterr().err.split())
-    assert "2 questions, 4 answers: 2 as in conv.jsonl, 0 without an end, 1 others" in err
+    assert "2 questions, 4 answers: 2 as in conv.jsonl, 0 without an end, 1 different others" in err
     (line,) = Path("own.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line) == {
         "messages": [{"role": "user", "content": "who sleeps?"}],

@@ -188,7 +188,7 @@ def _sample_pairs(args: argparse.Namespace, content: str, name: str) -> int:
     progress.fact(
         "asked:",
         f"{len(asked):,} questions, {len(asked) * args.answers:,} answers: {right:,} as in {name}, "
-        f"{endless:,} without an end, {len(lines):,} others",
+        f"{endless:,} without an end, {len(lines):,} different others",
     )
     if not lines:
         raise UserError(
