@@ -175,6 +175,18 @@ def test_the_models_own_answers_become_pairs(capsys):
     }
 
 
+def test_a_pair_belongs_to_the_part_that_its_conversation_does():
+    messages = [{"role": "user", "content": "who sleeps?"},
+                {"role": "assistant", "content": "the dog."}]  # fmt: skip
+    lines = [{"messages": messages, "split": split} for split in ("train", "val", "test")]
+    Path("conv.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    save_run(Path("taught"), taught("the cat."))
+    flags = ["-c", "taught", "--data", "conv.jsonl", "--temperature", "0"]
+    assert dpo(*flags, "--sample-pairs", "own.jsonl") == 0
+    found = [json.loads(line) for line in Path("own.jsonl").read_text("utf-8").splitlines()]
+    assert [pair["split"] for pair in found] == ["train", "val"]
+
+
 def test_without_a_wrong_answer_no_file_is_written(capsys):
     conversations("the cat.")
     save_run(Path("taught"), taught("the cat."))

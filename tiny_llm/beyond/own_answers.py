@@ -29,6 +29,7 @@ class Asked(NamedTuple):
     line: int  # of the file, from 1
     question: list[Message]
     answer: str
+    is_held_out: Optional[bool] = None  # a pair belongs to the part that its conversation does
 
 
 def read_asked(lines: Iterable[str], name: str) -> Iterator[Asked]:
@@ -40,10 +41,11 @@ def read_asked(lines: Iterable[str], name: str) -> Iterator[Asked]:
 
 
 def _asked_of(number: int, values: dict[str, Any]) -> Asked:
-    messages = conversation_of(number, values).messages
+    spoken = conversation_of(number, values)
+    messages = spoken.messages
     if [message.role for message in messages[-2:]] != ["user", "assistant"]:
         raise ValueError('"messages" must end with a question and its answer')
-    return Asked(number, messages[:-1], messages[-1].content)
+    return Asked(number, messages[:-1], messages[-1].content, spoken.is_held_out)
 
 
 class Sampled(NamedTuple):
@@ -68,7 +70,10 @@ def sampled(
     found = answers(model, question, ends, sampling, rngs)
     texts = [tokenizer.decode(answer).strip() for answer in found if answer is not None]
     wrong = dict.fromkeys(text for text in texts if text != asked.answer.strip())
-    pairs = [Preference(asked.line, asked.question, asked.answer, text) for text in wrong]
+    pairs = [
+        Preference(asked.line, asked.question, asked.answer, text, asked.is_held_out)
+        for text in wrong
+    ]
     return Sampled(pairs, texts.count(asked.answer.strip()), found.count(None))
 
 

@@ -45,6 +45,8 @@ def as_line(preference: Preference) -> str:
     """The line that says it."""
     messages = [message._asdict() for message in preference.question]
     values = {"messages": messages, **{name: getattr(preference, name) for name in ANSWERS}}
+    if preference.is_held_out is not None:
+        values["split"] = "val" if preference.is_held_out else "train"
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
