@@ -117,7 +117,7 @@ def of_pair(
         beta * (chosen.log_probability - reference.chosen),
         beta * (rejected.log_probability - reference.rejected),
     )
-    push = beta * math.exp(-softplus(rewards.margin))  # sigmoid(-m) = 1 / (1 + exp(m))
+    push = beta * how_wrong(rewards.margin)
     towards, away = chosen.tokens * push + nll_weight, -rejected.tokens * push
     dlogits = [[towards * slope for slope in row] for row in chosen.dlogits]
     dlogits += [[away * slope for slope in row] for row in rejected.dlogits]
@@ -149,6 +149,11 @@ def dpo(
         dlogits += [[slope / len(references) for slope in row] for row in drows]
         rewards.append(reward)
     return loss / len(references), dlogits, rewards
+
+
+def how_wrong(margin: float) -> float:
+    """sigmoid(-margin) = 1 / (1 + exp(margin)) = exp(-softplus(margin))."""
+    return math.exp(-softplus(margin))
 
 
 def softplus(x: float) -> float:

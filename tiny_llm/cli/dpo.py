@@ -13,6 +13,7 @@ from typing import Any
 
 from tiny_llm.beyond.chat import template_of
 from tiny_llm.beyond.own_answers import read_asked, sampled
+from tiny_llm.beyond.pair_step import pair_step
 from tiny_llm.beyond.preference_run import (
     STAGE,
     PairKeeper,
@@ -37,6 +38,7 @@ from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.run.texts import read_text
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.shown import shown
+from tiny_llm.view.pair_step import as_lines
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
 
@@ -53,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Teach a model that answers which of two answers is the better one: Direct Preference "
         'Optimization. --data has a JSON object a line, with a "prompt" or "messages", and a '
-        '"chosen" and a "rejected" answer.'
+        '"chosen" and a "rejected" answer. KL is the divergence from the model that it began with, '
+        "exact for each next token, added up along the chosen answers that are held out."
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
@@ -71,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="to each question (%(default)s)",
     )  # fmt: skip
     flags.add_drawing(own, 1.0, 1.0)
+    parser.add_argument(
+        "--show-step",
+        action="store_true",
+        help="instead of learning: one step on one pair, told with its numbers",
+    )
     flags.add_training(parser, DEFAULTS, "preferences")
     add_saving(parser, "dpo")
     flags.add_display(parser, attention=False)
@@ -94,6 +102,12 @@ def run(args: argparse.Namespace) -> int:
         base = open_checkpoint(args)
         current, pairs = begin_run(base, data, given, args.repeat)
         _warn_of_rate(current, base, notes)
+    if args.show_step:
+        style = style_for(sys.stdout, args.color)
+        told = pair_step(current, pairs.train.pairs[0])
+        for line in as_lines(told, current.tokenizer, style):
+            print(line)
+        return 0
     files = files_of("dpo", args, current)
     with alone(*files):
         return _run(current, pairs, args, files)
