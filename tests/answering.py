@@ -19,17 +19,17 @@ CHAT = Chat(OWN.jinja, (TOKENIZER.special_tokens["<|end|>"],))
 WHO = ["who sleeps?", "sleeps who?", "the cat sleeps?", "the dog sleeps?", "who? who?"]
 
 
-def base(model=None):
+def base(model=None, context_length=24):
     """A run that has not begun, with this model, or with one of rung 3."""
-    config = ModernConfig(TOKENIZER.vocab_size, 24, 8, n_heads=2, n_layers=1)
+    config = ModernConfig(TOKENIZER.vocab_size, context_length, 8, n_heads=2, n_layers=1)
     model = model or ModernLanguageModel(config, seed=1)
     rung = type(model).__name__.replace("LanguageModel", "").lower()
     return Run(rung, model, TOKENIZER, build_optimizer(Options()), Options(), chat=CHAT)
 
 
-def taught(answer, steps=60):
+def taught(answer, steps=60, context_length=24):
     """One that has learned to say this when it is asked who sleeps."""
-    run = base()
+    run = base(context_length=context_length)
     preference = Preference(1, [Message("user", WHO[0])], answer, "")
     contexts, targets, (length, _) = laid_out([pair_of(preference, OWN, TOKENIZER)])
     optimizer, model = AdamW(0.02), OnlyAsked(run.model)

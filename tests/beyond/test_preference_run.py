@@ -84,6 +84,14 @@ def test_workers_share_it_and_the_reference_is_the_same():
     assert [step.loss for step in steps] == pytest.approx(first, rel=1e-9)
 
 
+def test_what_is_measured_is_float64_however_it_is_trained():
+    """Where nothing was learned, every reward is exactly 0."""
+    run, pairs = begun(steps=1, learning_rate=1e-300, matmul="lanes")
+    (step,) = steps_of(run, pairs)
+    assert step.measured["chosen_reward"] == step.measured["rejected_reward"] == 0.0
+    assert step.measured["kl"] == 0.0
+
+
 def test_the_reference_is_not_read_by_whoever_only_reads(tmp_path):
     run = stepped()
     save_run(tmp_path / "m", run)
@@ -96,10 +104,13 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
     run = stepped()
     save_run(tmp_path / "m", run)
     tensors, metadata = checkpoint.load(tmp_path / "m")
-    del tensors["reference.ln_f.bias"]
-    checkpoint.save(tmp_path / "m", tensors, metadata)
-    with pytest.raises(UserError, match="the weights of its reference are not those"):
-        load_run(tmp_path / "m", to_train=True)
+    without_one = {name: t for name, t in tensors.items() if name != "reference.ln_f.bias"}
+    without_any = {name: t for name, t in tensors.items() if not name.startswith("reference.")}
+    for left in (without_one, without_any):
+        checkpoint.save(tmp_path / "m", left, metadata)
+        with pytest.raises(UserError, match="the weights of its reference are not those"):
+            load_run(tmp_path / "m", to_train=True)
+        assert load_run(tmp_path / "m").model.parameters == run.model.parameters
 
 
 # ------------------------------------------------------------------------------ refusals
