@@ -189,6 +189,36 @@ def test_another_answer_takes_the_place_of_the_first():
     assert first != second and talk.turns[-1].answer == second
 
 
+def test_an_answer_stays_until_another_has_begun():
+    stopped = [False]
+    talk = conversation(is_stopped=lambda: stopped[0])
+    talk.ask("what?")
+    first = said(talk)
+    stopped[0] = True
+    assert said(talk) == [] and talk.turns[-1].answer == first
+    stopped[0] = False
+    talk.ask("and then?")
+    assert len(talk.turns) == 2
+
+
+def test_an_answer_says_whether_it_had_room():
+    talk = conversation(model_of(context_length=60))
+    talk.ask("what?")
+    assert len(said(talk, 5)) == 5 and not talk.is_full
+    said(talk, 100)
+    assert talk.is_full and len(talk.ids()) == 61
+    talk.start()
+    assert not talk.is_full
+
+
+def test_a_system_message_that_leaves_no_room_is_refused_and_the_one_before_stays():
+    talk = conversation(model_of(context_length=60))
+    before = talk.ids()
+    with pytest.raises(ValueError, match=r"the system message has .* 60 at most"):
+        talk.start("x" * 100)
+    assert talk.ids() == before
+
+
 def test_a_new_conversation_remembers_the_system_message():
     talk = conversation()
     talk.ask("what?")

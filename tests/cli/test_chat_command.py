@@ -41,10 +41,12 @@ def model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch, capsys):
-    """Some lines through a pipe -> what is said on both streams."""
+    """Some lines through a pipe, or typed by a person -> what is said on both streams."""
 
-    def ask(text, *flags, code=0):
-        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    def ask(text, *flags, code=0, is_person=False):
+        stdin = io.StringIO(text)
+        stdin.isatty = lambda: is_person
+        monkeypatch.setattr("sys.stdin", stdin)
         assert main(["chat", "-c", "m", "-n", "6", *flags]) == code, capsys.readouterr().err
         return capsys.readouterr()
 
@@ -91,26 +93,82 @@ def test_commands(asked):
 
 
 def test_a_question_that_is_too_long_is_refused_and_the_next_is_answered(asked):
-    both = asked("x" * 1000 + "\nwhat?\n")
-    assert "the model reads 400 at most" in both.err
-    assert both.out == asked("what?\n", "--quiet").out
+    one = asked("what?\n", "--quiet").out
+    for flags in ([], ["--quiet"]):  # an error is told in any case
+        both = asked("x" * 1000 + "\nwhat?\n", *flags, code=1)
+        assert "the model reads 400 at most" in both.err
+        assert both.out == "\n" + one  # answers stay in step with questions
+    person = asked("x" * 1000 + "\nwhat?\n", is_person=True)
+    assert "the model reads 400 at most" in person.err
 
 
-def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(asked, monkeypatch):
-    add = chat.TextStream.add
-    tokens = []
+def test_a_system_message_that_is_too_long_is_refused_and_the_one_before_stays(asked):
+    fresh = asked("what?\n", "--quiet").out
+    said = asked("/system " + "x" * 1000 + "\nwhat?\n", code=1)
+    assert "the system message has" in said.err and said.out == fresh
+    assert "the system message has" in asked("what?\n", "--system", "x" * 1000, code=1).err
 
-    def interrupting(self, token):
-        tokens.append(token)
-        if len(tokens) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return add(self, token)
 
-    monkeypatch.setattr(chat.TextStream, "add", interrupting)
-    said = asked("what?\nand then?\n")
+def test_bytes_that_are_no_text_are_refused(asked):
+    for line in ("\udcff", "/system \udcff"):
+        said = asked(line + "\nwhat?\n", code=1)
+        assert "stands for a byte that is no UTF-8" in said.err
+        assert said.out.endswith(asked("what?\n", "--quiet").out)
+
+
+def test_what_had_no_room_is_told(asked):
+    said = asked("what?\n" * 20, "-n", "60", "--temperature", "2", "--top-p", "1").err
+    assert "questions forgotten for want of room" in said
+    cut = asked("x" * 330 + "\n", "-n", "200", "--temperature", "2", "--top-p", "1").err
+    assert "cut at the end of what the model can read" in cut
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C at these tokens -> the tokens that came."""
+
+    def at(*numbers):
+        add, tokens = chat.TextStream.add, []
+
+        def interrupting(self, token):
+            tokens.append(token)
+            if len(tokens) in numbers:
+                signal.raise_signal(signal.SIGINT)
+            return add(self, token)
+
+        monkeypatch.setattr(chat.TextStream, "add", interrupting)
+        return tokens
+
+    return at
+
+
+def test_a_persons_ctrl_c_ends_an_answer_and_the_conversation_goes_on(asked, interrupted):
+    tokens = interrupted(3)
+    said = asked("what?\nand then?\n", is_person=True)
     assert len(tokens) == 3 + 6
-    assert said.err.count("stopped, ") == 1 and said.err.count("cut after 6") == 1
+    assert said.err.count("stopped (") == 1 and said.err.count("cut after 6") == 1
     assert said.out.count("\n") >= 2
+
+
+def test_ctrl_c_ends_a_pipe(asked, interrupted):
+    tokens = interrupted(3)
+    asked("what?\nand then?\n", code=130)
+    assert len(tokens) == 3
+
+
+def test_ctrl_c_at_the_prompt_empties_the_line(asked, monkeypatch):
+    lines = iter(["what?", "", "and then?"])
+
+    def typed(prompt):
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        if not line:
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert asked("", is_person=True).err.count("cut after 6") == 2
 
 
 def test_sigterm_ends_it(asked, monkeypatch):

@@ -78,6 +78,20 @@ def test_every_command_that_only_reads_takes_the_source_itself(capsys, to, targe
     assert "import" in said(capsys, "trace", "-c", target, code=1).err
 
 
+@pytest.mark.parametrize("to, target", [("hf", "new/folder"), ("gguf", "new/m.gguf")])
+def test_what_was_there_is_kept(capsys, to, target):
+    write = ["export", "-c", "m", "--to", to, "-o", target]
+    assert "kept" not in said(capsys, *write).err
+    files = [Path(target)] if to == "gguf" else sorted(Path(target).iterdir())
+    before = {file: file.read_bytes() for file in files}
+    # its own source, written over itself in other numbers
+    err = said(capsys, "export", "-c", target, "--to", to, "-o", target, "--numbers", "f16").err
+    for file, content in before.items():
+        assert Path(f"{file}.bak").read_bytes() == content
+        assert f"kept: the older {file} is now {file}.bak" in err
+    said(capsys, "generate", "-c", target, "-n", "3")
+
+
 def test_two_processes_write_the_same(capsys):
     words = ["generate", "-c", "m", "--int8", "-n", "20", "--quiet"]
     one = said(capsys, *words).out
@@ -100,8 +114,8 @@ def test_how_it_talks_goes_along(capsys, kind):
     save_run(Path("talks"), run)
     for to in "hf", "gguf":
         said(capsys, "export", "-c", "talks", "--to", to, "-o", f"out.{to}")
-        assert "chat" in said(capsys, "import", f"out.{to}", "-o", f"back.{to}").err
-        chat = load_run(Path(f"back.{to}")).chat
+        assert "chat" in said(capsys, "import", f"out.{to}", "-o", f"back-{to}").err
+        chat = load_run(Path(f"back-{to}")).chat
         assert chat.template == OWN.jinja and end in chat.ends
 
 
@@ -109,8 +123,14 @@ def test_how_it_talks_goes_along(capsys, kind):
     "words, code, problem",
     [
         (["import", "text.txt", "-o", "x"], 1, "neither a folder with a config.json nor a GGUF"),
-        (["import", "nowhere", "-o", "x"], 1, "neither a folder"),
-        (["export", "-c", "m", "--to", "gguf", "-o", "text.txt"], 1, "is no GGUF file"),
+        (["import", "nowhere", "-o", "x"], 1, "there is no nowhere"),
+        (["import", ".", "-o", "x"], 1, "a folder without a config.json"),
+        (["import", "m", "-o", "x"], 1, "a checkpoint of this program"),
+        (["import", "nowhere", "-o", "x.gguf"], 1, "x.gguf would be no GGUF file"),
+        (["generate", "-c", "nowhere.gguf"], 1, "give the path of one that is"),
+        (["export", "-c", "m", "--to", "gguf", "-o", "text.txt"], 2, "end in .gguf"),
+        (["export", "-c", "m", "--to", "gguf", "-o", "text.gguf"], 1, "is no GGUF file"),
+        (["export", "-c", "m", "--to", "hf", "-o", "text.txt/a"], 1, "text.txt is no folder"),
         (["export", "-c", "m", "--to", "hf", "-o", "text.txt"], 1, "text.txt"),
         (["export", "-c", "m", "--to", "hf", "-o", "."], 1, "holds other files"),
         (["export", "-c", "m", "--to", "hf", "-o", "x", "--numbers", "q8_0"], 2, "f32 or f16"),
@@ -118,6 +138,7 @@ def test_how_it_talks_goes_along(capsys, kind):
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(capsys, words, code, problem):
+    Path("text.gguf").write_text("no model", encoding="utf-8")
     said(capsys, "export", "-c", "m", "--to", "gguf", "-o", "m.gguf")
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     err = said(capsys, *words, code=code).err

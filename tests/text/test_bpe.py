@@ -191,10 +191,10 @@ def test_broken_characters_are_decoded_to_the_replacement_character():
 def test_a_lone_surrogate_is_refused(text):
     for use in (TRAINED.encode, lambda text: BPETokenizer.train(text, 300)):
         with pytest.raises(
-            ValueError, match=rf"as its character {len(text) - 1}, a lone surrogate"
+            ValueError, match=rf"character {len(text)} of the text is .*, a lone surrogate"
         ):
             use(text)
-    with pytest.raises(ValueError, match="errors='replace'"):
+    with pytest.raises(ValueError, match="a byte that is no UTF-8"):
         list(TRAINED.steps(text))
 
 

@@ -165,33 +165,47 @@ class Conversation:
         self.start(system)
 
     def start(self, system: Optional[str] = None) -> None:
-        """A new conversation. None: with the system message that the model is used to."""
+        """A new conversation. None: with the system message that the model is used to. Raises
+        ValueError for one that leaves no room for a question."""
         messages = [] if system is None else [Message("system", system)]
-        self.system = self.template.ids(messages, self.tokenizer)
+        told = self.template.ids(messages, self.tokenizer)
+        self._check_room(told, "the system message")
+        self.system = told
         self.turns: list[Turn] = []
+        self.is_full = False  # whether the last answer had no room to go on
 
     def ask(self, text: str) -> None:
         """The next question; one that got no answer is forgotten. Raises ValueError for a question
         that is longer than what the model can see."""
         question = self.template.message(Message("user", text), self.tokenizer)
-        needed, length = len(self.system) + len(question), self.model.config.context_length
-        if needed >= length - len(self._answer_begins()):
-            raise ValueError(f"that is {needed} tokens, and the model reads {length} at most")
+        self._check_room(self.system + question, "the question with what goes before it")
         self.turns = [turn for turn in self.turns if turn.answer] + [Turn(question, [])]
 
     def answer(self, sampling: Sampling, rng: random.Random, most: int) -> Iterator[int]:
         """The tokens of the answer to the last question, at most so many, each as it is drawn.
 
-        Asked for once more, it is another answer in place of the one before. Raises ValueError for
+        Asked for once more, it is another answer in place of the one before, which stays if nothing
+        comes. Raises ValueError for
         a model whose numbers are not finite.
         """
         answer = self.turns[-1].answer
+        before = list(answer)
         answer.clear()
+        try:
+            yield from self._answer(answer, sampling, rng, most)
+        finally:
+            answer += [] if answer else before
+
+    def _answer(
+        self, answer: list[int], sampling: Sampling, rng: random.Random, most: int
+    ) -> Iterator[int]:
         self._forget_turns(most)
         self._listen("system", self.system)
         self._listen("question", self.ids()[:-1])
-        while len(answer) < most and len(self.ids()) <= self.model.config.context_length:
-            if self.is_stopped():
+        self.is_full = False
+        while len(answer) < most and not self.is_stopped():
+            self.is_full = len(self.ids()) > self.model.config.context_length
+            if self.is_full:
                 break
             token = sampling.draw(self._logits(self.ids()), rng)
             if token in self.ends:
@@ -211,6 +225,12 @@ class Conversation:
 
     def _answer_begins(self) -> list[int]:
         return self.template.answer(self.tokenizer)
+
+    def _check_room(self, ids: list[int], what: str) -> None:
+        """Raises ValueError if these tokens leave no room for an answer."""
+        length = self.model.config.context_length
+        if len(ids) + len(self._answer_begins()) >= length:
+            raise ValueError(f"{what} has {len(ids)} tokens, and the model reads {length} at most")
 
     def _forget_turns(self, room: int) -> None:
         """What was said first leaves the conversation when the model could not read all of it."""

@@ -12,7 +12,6 @@ held out.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import IO, Any, NamedTuple, Optional
@@ -85,9 +84,6 @@ def objects(lines: Iterable[str], name: str, read: Any) -> Iterator[Any]:
                 values = parsed_object(line)
                 if values.get("split") != TEST:
                     yield read(number, values)
-            except json.JSONDecodeError as error:
-                problem = f"it is not JSON: {error.msg}, at character {error.pos + 1}"
-                raise ValueError(f"{name}, line {number}: {problem}") from None
             except ValueError as error:
                 problem = shown(error, LONGEST_MESSAGE)
                 raise ValueError(f"{name}, line {number}: {problem}") from None

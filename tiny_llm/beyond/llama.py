@@ -73,8 +73,8 @@ def rms_norm_backward(dy: Matrix, gain: Vector, cache: RMSNormCache) -> tuple[Ma
 
 def turns(positions: Sequence[int], width: int, theta: float) -> list[tuple[Vector, Vector]]:
     """The cosines and sines of W / 2 angles for each position: pair i of a head of width W turns by
-    theta^(-2i / W) a position. The first pair goes round every 6 positions; the last, for theta
-    10,000, every 60,000, so that there is a hand for every distance, as on a clock."""
+    theta^(-2i / W) a position. The first pair goes round every 6 positions; the last of 32, for
+    theta 10,000, every 47,000, so that there is a hand for every distance, as on a clock."""
     speeds = [theta ** (-2 * i / width) for i in range(width // 2)]
     angles = [[position * speed for speed in speeds] for position in positions]
     return [(list(map(math.cos, row)), list(map(math.sin, row))) for row in angles]
@@ -191,7 +191,7 @@ class LlamaLanguageModel(LanguageModel):
     """Token embeddings, `n_layers` blocks, a last RMSNorm, the LM head."""
 
     predicts_every_token = True
-    attend = property(lambda self: layers.attention)  # of one head; a KV cache has its own
+    attend = property(lambda self: layers.attention)  # in `forward`; a KV cache plugs in its own
 
     @staticmethod
     def layout(config: LlamaConfig) -> dict[str, Start]:

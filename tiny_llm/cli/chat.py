@@ -1,7 +1,8 @@
 """tiny-lm chat: talk to a model that was taught to.
 
-Standard output carries the answers alone, each with a newline at its end, so that a file of
-questions, one a line, becomes a file of answers. The rest goes to standard error.
+Standard output carries the answers alone, each with a newline at its end; one of several lines
+stays so. A question in a pipe that cannot be answered gets an empty one, and exit code 1 in the
+end. The rest goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Callable, NamedTuple, cast
 
 from tiny_llm.beyond.chat import Conversation, can_speak, template_of
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint, sharing
 from tiny_llm.fast.packed import quantize
-from tiny_llm.fast.signals import on_signals, stop
+from tiny_llm.fast.signals import Stopped, on_signals, stop
 from tiny_llm.run.errors import UserError, to_type
-from tiny_llm.run.saved import Run
+from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.bpe import BPETokenizer
-from tiny_llm.text.shown import shown
+from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 from tiny_llm.text.stream import TextStream
 from tiny_llm.view.terminal import paint, style_for
 
@@ -55,10 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Talk:
     """One conversation at a terminal, or through a pipe."""
 
-    def __init__(self, current: Run, args: argparse.Namespace) -> None:
+    def __init__(self, current: Run, args: argparse.Namespace, is_person: bool) -> None:
         self.args, self.style = args, style_for(sys.stderr, args.color)
         self.rng = random.Random(args.seed or 0)
-        self.interrupted = False
+        self.is_person = is_person
+        self.interrupted = False  # the answer, by Ctrl-C
+        self.is_over = False  # the conversation, by a signal in the midst of an answer
+        self.code = 0
         self.tokenizer = cast(BPETokenizer, current.tokenizer)
         self.conversation = Conversation(
             current.model, self.tokenizer, template_of(current.chat.template), current.chat.ends,
@@ -83,13 +88,16 @@ class Talk:
         try:
             self.conversation.ask(question)
         except ValueError as error:
-            self.say(str(error))
+            self.refuse(error)
+            if not self.is_person:
+                print(flush=True)  # so that answers stay in step with questions
         else:
             self.answer()
 
     def answer(self) -> None:
         """The answer to the last question, token by token. Ctrl-C ends it, and nothing else."""
         args, began, count = self.args, time.monotonic(), 0
+        turns = len(self.conversation.turns)
         stream = TextStream(self.tokenizer.token_bytes)
         sampling = Sampling(args.temperature, args.top_k, args.top_p)
         first = began
@@ -99,19 +107,31 @@ class Talk:
                 count += 1
                 _write(stream.add(token))
         _write(stream.end() + "\n")
-        seconds = time.monotonic() - first
-        speed = f"{(count - 1) / seconds:.1f} tokens/s, " if count > 1 and seconds else ""
-        ended = "stopped, " if self.interrupted else ""
-        if count == args.max_new_tokens:
-            ended = f"cut after {count} tokens (--max-new-tokens), "
-        self.say(f"{ended}{speed}first token after {first - began:.1f} s")
+        seconds, said = time.monotonic() - first, self._how_it_ended(turns, count)
+        if count > 1 and seconds:
+            said.append(f"{(count - 1) / seconds:.1f} tokens/s")
+        said.append(f"first token after {first - began:.1f} s" if count else "no token")
+        self.say(", ".join(said))
+
+    def _how_it_ended(self, turns: int, count: int) -> list[str]:
+        """What is to be said of an answer of so many tokens to the last of so many questions."""
+        gone = turns - len(self.conversation.turns)
+        said = [f"the first {gone} of {turns} questions forgotten for want of room"] * bool(gone)
+        if self.interrupted:
+            said.append("stopped (what was said stays said)" if count else "stopped")
+        elif count == self.args.max_new_tokens:
+            said.append(f"cut after {count} tokens (--max-new-tokens)")
+        elif self.conversation.is_full:
+            said.append("cut at the end of what the model can read (/reset makes room)")
+        return said
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Within, the first Ctrl-C asks for an end, and the second one does not wait."""
+        """Within, a person's first Ctrl-C asks for an end, and the second one does not wait."""
 
         def handle(number: int, _: object) -> None:
-            if number != signal.SIGINT or self.interrupted:
+            if number != signal.SIGINT or self.interrupted or not self.is_person:
+                self.is_over = True
                 stop(number)
             self.interrupted = True
 
@@ -122,8 +142,17 @@ class Talk:
     def say(self, text: str) -> None:
         """A line that is no answer."""
         if not self.args.quiet:
-            with suppress(OSError):
-                print(paint(shown(text), DIM, self.style), file=sys.stderr, flush=True)
+            self._tell(text)
+
+    def refuse(self, error: ValueError) -> None:
+        """Why something cannot be. A person may say it otherwise."""
+        self._tell(str(error))
+        self.code = 0 if self.is_person else 1
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):
+            line = paint(shown(text, LONGEST_MESSAGE), DIM, self.style)
+            print(line, file=sys.stderr, flush=True)
 
     # ------------------------------------------------------------ commands
 
@@ -135,8 +164,12 @@ class Talk:
 
     def system(self, text: str) -> bool:
         """A new conversation with this system message; without one, as the model knows it."""
-        self.conversation.start(text or None)
-        self.say("forgotten; the model is now told something else first")
+        try:
+            self.conversation.start(text or None)
+        except ValueError as error:
+            self.refuse(error)
+        else:
+            self.say("forgotten; the model is now told something else first")
         return True
 
     def regenerate(self, _: str) -> bool:
@@ -176,43 +209,47 @@ SAYS = {
 
 def run(args: argparse.Namespace) -> int:
     """Question, answer, question, until the questions end."""
+    args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     current = open_checkpoint(args)
-    _check_talks(current, args)
+    _check_talks(current, args.checkpoint)
     if args.int8:
         quantize(current.model)
-    talk = Talk(current, args)
     is_person = sys.stdin.isatty()
+    talk = Talk(current, args, is_person)
     if is_person:
         with suppress(ImportError):
             import readline  # noqa: F401  # lines can be edited, and called back
         talk.say("a question, or /help; Ctrl-C stops an answer, Ctrl-D ends")
     with sharing(current, args.workers):
-        for line in _lines(is_person):
-            if not talk.take(line):
-                break
-    return 0
+        while _goes_on(talk):
+            pass
+    return talk.code
 
 
-def _check_talks(current: Run, args: argparse.Namespace) -> None:
+def _goes_on(talk: Talk) -> bool:
+    """Take one more line; False: that was the last. A person's Ctrl-C empties it."""
+    try:
+        return talk.take(input("> " if talk.is_person else ""))
+    except EOFError:
+        if talk.is_person:
+            print()
+        return False
+    except Stopped as stopped:
+        if not talk.is_person or talk.is_over or stopped.number != signal.SIGINT:
+            raise
+        print()
+        return True
+
+
+def _check_talks(current: Run, path: Path) -> None:
     template = current.chat.template
     if not (template and can_speak(current.tokenizer, template_of(template))):
-        continues = to_type("generate", {"--checkpoint": str(flags.checkpoint_of(args) or "")})
+        given = {"--checkpoint": str(path)}
         raise UserError(
             f"the model was not taught to talk: it has no chat template, or no tokens that mark "
-            f"who speaks; it continues a text with: {continues}"
+            f"who speaks; it continues a text with: {to_type('generate', given)}, and may learn to "
+            f"answer with: {to_type('sft', given)}"
         )
-
-
-def _lines(is_person: bool) -> Iterator[str]:
-    """What is asked, line by line, as it comes."""
-    while True:
-        try:
-            line = input("> " if is_person else "")
-        except EOFError:
-            if is_person:
-                print()
-            return
-        yield line
 
 
 def _write(text: str) -> None:

@@ -130,16 +130,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _mend_streams() -> None:
-    """What is closed reads as empty and swallows what is written. A terminal that cannot show a
+    """What is closed reads as empty and swallows what is written. Bytes that are no text come in as
+    lone surrogates, which whoever needs text refuses. A terminal that cannot show a
     character gets an escape instead of an error; a file or a pipe gets UTF-8, whatever the terminal
     of this machine speaks, or the text in it would be lost."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             encoding = None if stream.isatty() else "utf-8"  # None: as it is
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+            errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(encoding=encoding, errors=errors)
 
 
 def _forget_output() -> None:

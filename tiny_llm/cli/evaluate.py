@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             model.parameters = exact
             print_task(current, material, "not rounded, ")
         return 0
+    if len(held_out.ids) < 2:
+        raise UserError(f"{source.name} has too few tokens: one to see, and one to predict")
     if not (material or args.data):
         tell(f"{source.name} is not the text that it was trained on; --data names one")
     if current.came_from and model.config.context_length > LONGEST_WINDOW and not args.quiet:

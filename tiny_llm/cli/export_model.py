@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
-from tiny_llm.files import gguf, gguf_models, hugging_face
+from tiny_llm.files import atomic, gguf, gguf_models, hugging_face
 from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UsageError, UserError, alone, check_out, writing
+from tiny_llm.run.files import GGUF_ENDING
 from tiny_llm.run.models import portable
 from tiny_llm.view.terminal import tell
 
@@ -42,21 +43,39 @@ def run(args: argparse.Namespace) -> int:
     if args.numbers not in NUMBERS[args.to]:
         raise UsageError(f"--to {args.to} has numbers {' or '.join(NUMBERS[args.to])}")
     out: Path = args.out
-    if args.to == "gguf":
-        check_out(out, lambda: _is_gguf(out), f"{out} exists and is no GGUF file; choose another")
+    is_folder = args.to == "hf"
+    files = [out / name for name in hugging_face.FILES] if is_folder else [out]
+    _check(out, files, is_folder)
     model = portable(open_checkpoint(args))
-    write = gguf_models.write if args.to == "gguf" else hugging_face.write
+    if not args.quiet:
+        tell(f"writing {out} ...")
+    write = hugging_face.write if is_folder else gguf_models.write
     try:
-        if args.to == "hf":
-            hugging_face.check_free(out)
         with alone(out), writing(out):
+            backups = {file: atomic.keep_old(file) for file in files}
             write(out, model, args.numbers)
     except ValueError as error:
         raise UserError(f"cannot write {out}: {error}") from None
     if not args.quiet:
-        files = sorted(out.iterdir()) if out.is_dir() else [out]
+        for file, backup in backups.items():
+            if backup:
+                tell(f"kept: the older {file} is now {backup}")
         tell(f"saved {out}: {sum(file.stat().st_size for file in files):,} bytes")
     return 0
+
+
+def _check(out: Path, files: list[Path], is_folder: bool) -> None:
+    """Raises UsageError for a name of another kind, UserError for what stands in the way."""
+    if is_folder:
+        try:
+            hugging_face.check_free(out)
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot write {out}: {error}") from None
+    else:
+        if out.suffix != GGUF_ENDING:
+            raise UsageError(f"--out {out} has to end in {GGUF_ENDING}")
+    problem = f"{out} exists and is no GGUF file; choose another"
+    check_out(out, lambda: is_folder or _is_gguf(out), problem, files)
 
 
 def _is_gguf(path: Path) -> bool:

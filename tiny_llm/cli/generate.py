@@ -61,7 +61,7 @@ def sharing(current: Run, workers: int) -> Iterator[None]:
         with shared(current.model, workers):
             yield
     except WorkerDied as error:
-        raise UserError(f"{error}; try again, or with one of --workers") from None
+        raise UserError(f"{error}; try again, or without --workers") from None
 
 
 def open_checkpoint(args: argparse.Namespace, to_train: bool = False) -> Run:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from tiny_llm.cli import options as flags
 from tiny_llm.files import atomic
 from tiny_llm.run.errors import UserError, alone, check_out, to_type, writing
+from tiny_llm.run.files import check_name
 from tiny_llm.run.models import foreign_model, run_of
 from tiny_llm.run.saved import is_packed, load_run, save_run
 from tiny_llm.view.terminal import tell
@@ -44,12 +47,11 @@ def run(args: argparse.Namespace) -> int:
         except UserError:
             return False
 
+    check_name(args.out)
     check_out(args.out, is_model, f"{args.out} exists and was not imported; choose another --out")
     found = foreign_model(args.source)
     if not found:
-        raise UserError(
-            f"{args.source} is neither a folder with a config.json nor a GGUF file; name one"
-        )
+        raise UserError(_no_source(args.source))
     current = run_of(args.source, *found, args.int8)
     with alone(args.out), writing(args.out):
         backup = atomic.keep_old(args.out)
@@ -62,3 +64,14 @@ def run(args: argparse.Namespace) -> int:
         command = "chat" if current.chat.template else "generate"
         tell("    " + to_type(command, {"--checkpoint": str(args.out)}))
     return 0
+
+
+def _no_source(path: Path) -> str:
+    """Why there is nothing to import."""
+    try:
+        load_run(path)
+    except UserError as error:
+        if path.is_file() and os.access(path, os.R_OK):
+            return f"{path} is neither a folder with a config.json nor a GGUF file; name one"
+        return str(error) if path.exists() else f"there is no {path}; name a folder or a GGUF file"
+    return f"{path} is a checkpoint of this program, which -c takes as it is"

@@ -396,14 +396,16 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=file_name,
         metavar="FILE",
-        help="a saved model (the newest in runs/)",
+        help="a saved model, a Hugging Face folder or a GGUF file (the newest in runs/)",
     )
 
 
 def add_int8(parser: argparse.ArgumentParser) -> None:
     """--int8."""
     parser.add_argument(
-        "--int8", action="store_true", help="round the weights to one byte each: faster, for little"
+        "--int8",
+        action="store_true",
+        help="round the weights to one byte each: faster, and a little less exact",
     )
 
 
@@ -412,9 +414,9 @@ def add_sharing(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--workers",
         type=whole_number(1),
+        choices=(1, 2),
         default=1,
-        metavar="N",
-        help="1 or 2 processes, which share int8 weights and write the same text (%(default)s)",
+        help="processes, which share int8 weights and write the same text (%(default)s)",
     )
 
 

@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         f"{out} exists and is no report of tiny-lm; choose another --out",
     )
     current = open_checkpoint(args)
+    if not args.quiet:
+        tell(f"writing {out} ...")
     page = render(_report(current, args)).encode("utf-8")
     with writing(out):
         backup = atomic.keep_old(out)

@@ -72,7 +72,8 @@ def _add_show(parts: Any) -> None:
         "--tokenizer",
         type=flags.file_name,
         metavar="FILE",
-        help=f"a tokenizer.json, or a folder with {bpe_files.VOCAB} and {bpe_files.MERGES} "
+        help=f"a tokenizer.json, a folder with {bpe_files.VOCAB} and {bpe_files.MERGES}, or a GGUF "
+        f"file "
         f"(one of {VOCAB_SIZE} tokens that is learned from the built-in corpus on the spot)",
     )
     flags.add_display(parser, attention=False)

@@ -9,8 +9,9 @@ multiplies. So what pays is to have two of them in one, and to read half as much
 holds two weights, and the sums of a word of 64 bits hold two sums of 24 bits and more. Nothing but
 the last step knows that there are two: s0 may be negative, and has then taken 1 from s1.
 
-Eight outputs are made at once, so that each input is read once for all of them, and their words lie
-in the order in which they are read. (SWAR, "SIMD within a register": Lamport, 1975.)
+Eight words, 16 outputs, are made at once, so that each input is read once for all of them, and
+their words lie in the order in which they are read. (SWAR, "SIMD within a register": Lamport,
+1975.)
 """
 
 from __future__ import annotations

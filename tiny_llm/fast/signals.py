@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.code = 128 + number
+        self.number, self.code = number, 128 + number
 
 
 @contextmanager

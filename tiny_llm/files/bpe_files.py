@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tiny_llm.files.atomic import replace_file
-from tiny_llm.files.foreign import content_of, parsed_object
+from tiny_llm.files.foreign import content_of, parsed_object, text_of
 from tiny_llm.text.bpe import BYTE_OF_SIGN, BPETokenizer, Merge, parse_merges
 from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
@@ -84,7 +84,7 @@ def load(path: Path) -> BPETokenizer:
         from_vocab_and_merges if len(files) == 2 else from_tokenizer_json
     )
     try:
-        return parse(*(content.decode("utf-8") for content in contents))
+        return parse(*map(text_of, contents))
     except ValueError as error:
         names = " and ".join(map(str, files))
         raise ValueError(

@@ -32,6 +32,14 @@ def content_of(path: Path) -> bytes:
         return file.read()
 
 
+def text_of(content: bytes) -> str:
+    """The text in the bytes of a file. Raises ValueError if it is none."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its byte {error.start:,} is no text in UTF-8") from None
+
+
 def beginning_of(path: Path) -> bytes:
     """What tells the kind of a file. Raises as `opened` does."""
     with opened(path) as file:
@@ -52,6 +60,9 @@ def parsed(text: str, all_floats: bool = False, most_digits: int = MOST_DIGITS) 
             parse_float=float if all_floats else _finite,
             parse_constant=float if all_floats else _finite,
         )
+    except json.JSONDecodeError as error:
+        problem = f"it is not JSON: {error.msg}, at character {error.pos + 1:,}"
+        raise ValueError(problem) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_depth(value)

@@ -25,7 +25,7 @@ POSITIONS = "wpe.weight"
 
 
 class Part(NamedTuple):
-    """A tensor under its two names. `axes`: its shape here, a letter of `_sizes` for each."""
+    """A tensor under its two names. `axes`: its shape here, a letter of `sizes_of` for each."""
 
     theirs: str
     ours: str

@@ -24,7 +24,7 @@ from typing import Any, Optional, Union
 from tiny_llm.files import bpe_files, char_files, safetensors
 from tiny_llm.files import hugging_face_config as configs
 from tiny_llm.files.atomic import replacing
-from tiny_llm.files.foreign import MOST_DIGITS, content_of, parsed_object
+from tiny_llm.files.foreign import MOST_DIGITS, content_of, parsed_object, text_of
 from tiny_llm.files.portable import Chat, ForeignError, PortableModel, PortableTensor
 from tiny_llm.files.safetensors import Stored
 from tiny_llm.text.bpe import END_OF_TEXT, BPETokenizer
@@ -35,6 +35,7 @@ from tiny_llm.tokenizer import CharTokenizer
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION = "tokenizer_config.json", "generation_config.json"
 TEMPLATE = "chat_template.jinja"
+FILES = [CONFIG, WEIGHTS, bpe_files.WHOLE, TOKENIZER_CONFIG, GENERATION]  # that are written
 READ_FIRST = [  # what other programs would read beside or before the files that are written
     INDEX, TEMPLATE, bpe_files.VOCAB, bpe_files.MERGES, "special_tokens_map.json",
     "added_tokens.json",
@@ -208,7 +209,7 @@ def _json_if_there(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     with _about(path):
-        return content_of(path).decode("utf-8")
+        return text_of(content_of(path))
 
 
 @contextmanager
@@ -220,8 +221,6 @@ def _about(path: Path) -> Iterator[None]:
         raise ForeignError(f"{path.parent} has no {shown(path.name)}") from None
     except OSError as error:
         raise ForeignError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ForeignError(f"{path}: it is no text in UTF-8") from None
     except ValueError as error:
         raise ForeignError(f"{path}: {shown(error, LONGEST_MESSAGE)}") from None
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Union
 
 from tiny_llm.files.atomic import replacing
-from tiny_llm.files.foreign import content_of, opened, parsed
+from tiny_llm.files.foreign import content_of, opened, parsed, text_of
 from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
 FORMAT = "tiny_llm tokens 1"
@@ -217,7 +217,7 @@ def read_description(path: Path) -> Description:
 
 def _described_by(beside: Path, path: Path) -> Description:
     try:
-        content = parsed(content_of(beside).decode("utf-8"))
+        content = parsed(text_of(content_of(beside)))
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise TokenFileError(f"its format is not {FORMAT!r}")
         return Description(**content)

@@ -13,7 +13,7 @@ from tiny_llm.run.errors import UserError, writing
 from tiny_llm.run.metrics import holds_metrics
 from tiny_llm.run.saying import Say
 
-ENDING = ".safetensors"
+ENDING, GGUF_ENDING = ".safetensors", ".gguf"
 
 
 class RunFiles(NamedTuple):
@@ -25,6 +25,7 @@ class RunFiles(NamedTuple):
 
     def check(self, data: Optional[str]) -> None:
         """Raises UserError if one cannot be written, or would replace what is not its own kind."""
+        check_name(self.out)
         if len(set(map(os.path.realpath, self))) < len(self):
             raise UserError(f"{self.metrics} is a checkpoint of this run; choose another --metrics")
         for path, flag in zip(self, ("--out", "--out", "--metrics")):
@@ -75,6 +76,12 @@ def run_files(out: Path, metrics: Optional[Path] = None) -> RunFiles:
     stem = out.name[: -len(ENDING)] if is_usual else out.name
     best = out.with_name(f"{stem}.best{ENDING if is_usual else ''}")
     return RunFiles(out, best, metrics or out.with_name(f"{stem}.metrics.jsonl"))
+
+
+def check_name(out: Path) -> None:
+    """Raises UserError for a checkpoint that would be taken for another kind of file."""
+    if out.suffix == GGUF_ENDING:
+        raise UserError(f"{out} would be no GGUF file but a checkpoint; let it end in {ENDING}")
 
 
 def is_a_best(path: Path) -> bool:

@@ -104,6 +104,8 @@ def load_run(path: Path, to_train: bool = False) -> Run:
         )
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}; {instead(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"cannot read {path}: it is a folder without a config.json") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except CheckpointError as error:
@@ -129,6 +131,8 @@ def instead(path: Path) -> str:
     for other in (path.with_name(path.name + ".safetensors"), backups(path)[0]):
         if other and other.is_file():
             return f"{other} is one, though"
+    if path.suffix == ".gguf":
+        return "give the path of one that is"
     return f"train one with: {making(path)}"
 
 
@@ -279,7 +283,7 @@ def newest_checkpoint() -> Path:
     found = newest(".safetensors")
     if not found:
         raise UserError(
-            f"there is no checkpoint in {RUNS}/; train a model first ({program()} train), "
-            f"or name one with --checkpoint"
+            f"there is no checkpoint in {RUNS}/; train a model first ({program()} train, then "
+            f"sft for one that talks), or name one with --checkpoint"
         )
     return found

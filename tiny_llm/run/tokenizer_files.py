@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from tiny_llm.files import bpe_files, gguf, gguf_models
-from tiny_llm.files.foreign import beginning_of
+from tiny_llm.files import bpe_files, char_files, gguf, gguf_models
+from tiny_llm.files.foreign import beginning_of, content_of, parsed_object, text_of
 from tiny_llm.run.errors import UserError
 from tiny_llm.text.bpe import BPETokenizer
 
+CHARACTERS = "the tokens of {} are single characters; --tokenizer char has them, without a file"
 VOCAB_SIZE = 512  # of a new BPE tokenizer that --vocab-size says nothing about
 
 
@@ -28,11 +30,20 @@ def load_tokenizer(path: Path) -> BPETokenizer:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(_of_characters(path) or str(error)) from None
 
 
 def _of_gguf(path: Path) -> BPETokenizer:
     tokenizer = gguf_models.read(path).tokenizer
     if not isinstance(tokenizer, BPETokenizer):
-        raise ValueError(f"the tokens of {path} are characters, which need no file")
+        raise ValueError(CHARACTERS.format(path))
     return tokenizer
+
+
+def _of_characters(path: Path) -> str:
+    """The problem, if it is that the tokens of a tokenizer.json are characters."""
+    file = path / bpe_files.WHOLE if path.is_dir() else path
+    with suppress(OSError, ValueError):
+        if char_files.is_char(parsed_object(text_of(content_of(file)))):
+            return CHARACTERS.format(file)
+    return ""

@@ -267,9 +267,8 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text holds {text[error.start]!r} as its character {error.start}, a lone "
-            f"surrogate: half of a character, for which UTF-8 has no bytes; remove it, or decode "
-            f"the text anew with errors='replace'"
+            f"character {error.start + 1} of the text is {text[error.start]!r}, a lone surrogate, "
+            f"which stands for a byte that is no UTF-8, or for half of a character; remove it"
         ) from None
 
 
