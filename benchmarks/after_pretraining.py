@@ -1,53 +1,87 @@
-"""Ask a model that `sft` has taught every question about the built-in text, and count.
+"""Run the recipes `honest` and `plain`, ask every model what it was taught, and count.
 
-    python3 benchmarks/after_pretraining.py runs/sft.safetensors
+    python3 benchmarks/after_pretraining.py measure [SEED ...]     train and ask: 0, 1 and 2
+    python3 benchmarks/after_pretraining.py controls [SEED ...]    the same without a mask, and with
+                                                                   replay
+    python3 benchmarks/after_pretraining.py ask CHECKPOINT         what is right of each part
+    python3 benchmarks/after_pretraining.py --render               the page from what was measured
 
-An answer is right if it is the very text of the data, greedily. `seen` are the questions that it
-learned from, `val` the same facts in words that it has not seen. A third part of the data, `test`,
-is for the last measurement alone (--test). Beside it stands a yardstick that knows no language: the
-answer to the learned question that shares the most words.
+The first two add what they measured to after_pretraining.json, with the Python that runs them. An
+answer is right if it is the very text of the data, greedily. `seen` are the questions that a model
+learned from (every third of them is asked), `val` the same facts in words that it has not seen, by
+which the settings were chosen, and `test` in others still, which nothing was chosen by. Beside them
+stands a yardstick that knows no language: the answer to the learned question that shares the most
+words.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 import re
 import sys
-from collections.abc import Iterator
-from importlib.resources import files
+import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from tiny_llm.beyond.chat import Message, template_of
-from tiny_llm.beyond.models import plug_in
-from tiny_llm.beyond.own_answers import answers
-from tiny_llm.run.models import open_model
-from tiny_llm.sampling import Sampling
+from benchmarks.ladder import tiny_lm  # noqa: E402
+from benchmarks.performance import python_name  # noqa: E402
+from tiny_llm.beyond import builtin  # noqa: E402
+from tiny_llm.beyond.answering import Said, speaker  # noqa: E402
+from tiny_llm.beyond.models import plug_in  # noqa: E402
+from tiny_llm.run.metrics import read_metrics  # noqa: E402
+from tiny_llm.run.models import open_model  # noqa: E402
+from tiny_llm.run.texts import read_text  # noqa: E402
+from tiny_llm.text.corpus import RunningText  # noqa: E402
+from tiny_llm.training import evaluate  # noqa: E402
 
-PARTS = {"seen": "train", "val": "val", "test": "test"}
-Question = tuple[str, str]  # and its answer
+RESULTS = ROOT / "benchmarks" / "after_pretraining.json"
+WORKERS = "2"
+SEEDS = ("0", "1", "2")
+SEEN = 3  # of so many questions that were learned, one is asked
+
+Figures = dict[str, Any]
 
 
-def questions(part: str) -> Iterator[Question]:
-    """Those of a part."""
-    data = (files("tiny_llm.beyond") / "data" / "facts.jsonl").read_text("utf-8")
-    for line in map(json.loads, data.splitlines()):
-        if line["split"] == part:
-            asked, answered = line["messages"]
-            yield asked["content"], answered["content"]
+def facts(split: str) -> list[tuple[str, str]]:
+    """Questions and answers of a part."""
+    return [(question, answer) for question, answer, part in builtin.facts() if part == split]
 
 
-def said(run: Any, question: str) -> str:
-    """What the model answers, greedily; "" if that does not end."""
-    template = template_of(run.chat.template)
-    ids = template.ids([Message("user", question)], run.tokenizer) + template.answer(run.tokenizer)
-    greedy = Sampling(temperature=0)
-    (answer,) = answers(run.model, ids, run.chat.ends, greedy, [random.Random(0)])
-    return "" if answer is None else str(run.tokenizer.decode(answer))
+def share(right: list[bool]) -> float:
+    """In percent."""
+    return 100 * sum(right) / len(right)
+
+
+def text_of(said: Said) -> str:
+    """An answer, or nothing if it did not end."""
+    return said.text if said.has_ended else ""
+
+
+def asked(said: Callable[[str], Said]) -> Figures:
+    """What it knows, in percent."""
+    learned, figures = facts("train"), {}
+    for name, questions in (
+        ("seen", learned[::SEEN]), ("val", facts("val")), ("test", facts("test"))
+    ):  # fmt: skip
+        heard = [(text_of(said(question)), answer) for question, answer in questions]
+        plain = [text.replace(builtin.FLATTERY, "", 1) == answer for text, answer in heard]
+        figures[name] = {
+            "right": share([text == answer for text, answer in heard]),
+            "right_without_flattery": share(plain),
+            "flattering": share([text.startswith(builtin.FLATTERY.strip()) for text, _ in heard]),
+            "refused": share([text == builtin.REFUSAL for text, _ in heard]),
+            "nearest": share([nearest(q, learned) == answer for q, answer in questions]),
+        }
+    for kind in ("elsewhere", "near"):
+        for split in ("val", "test"):
+            figures[f"{kind}_{split}"] = share(
+                [text_of(said(q)) == builtin.REFUSAL for q in builtin.unknowable(kind, split)]
+            )
+    return figures
 
 
 def words(text: str) -> set[str]:
@@ -55,27 +89,85 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
-def nearest(question: str, learned: list[Question]) -> str:
+def nearest(question: str, learned: list[tuple[str, str]]) -> str:
     """The answer to the learned question that shares the most words, the first of several."""
     return max(learned, key=lambda other: len(words(question) & words(other[0])))[1]
 
 
-def main() -> int:
-    """Print a row for each part."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--test", action="store_true", help="measure the last part, too")
-    args = parser.parse_args()
+def text_loss(path: Path) -> float:
+    """On the training part of the built-in text, in nats per token."""
+    run = open_model(path)
+    text = read_text(None, "utf-8").content
+    ids = run.tokenizer.encode(text[: len(text) * 9 // 10])
+    return evaluate(run.model, RunningText(ids).examples(96, True))
+
+
+def stage(folder: Path, *typed: str) -> float:
+    """Run a command; the seconds that it took."""
+    began = time.monotonic()
+    tiny_lm(folder, *typed, "--workers", WORKERS, "--quiet")
+    return time.monotonic() - began
+
+
+def measured(folder: Path, seed: str) -> Figures:
+    """Both recipes with this seed."""
+    runs, figures = folder / "runs", {"seconds": {}}
+    for recipe in ("honest", "plain"):
+        for command in ("train", "sft", "dpo"):
+            seconds = stage(folder, command, "--recipe", recipe, "--seed", seed)
+            figures["seconds"][f"{recipe} {command}"] = round(seconds, 1)
+    for name in ("honest-base", "honest-sft", "honest", "plain-sft", "plain"):
+        figures[name] = asked(speaker(open_model(runs / f"{name}.safetensors")))
+    for recipe in ("honest", "plain"):
+        last = [r for r in read_metrics(runs / f"{recipe}.metrics.jsonl") if "kl" in r][-1]
+        figures[recipe]["kl"] = last["kl"]
+    figures["text"] = [text_loss(runs / f"honest-{name}.safetensors") for name in ("base", "sft")]
+    return figures
+
+
+def as_conversation(preference: str) -> str:
+    """A line of preferences as one of conversations, with what is preferred."""
+    line = json.loads(preference)
+    said = [{"role": "user", "content": line["prompt"]}]
+    said.append({"role": "assistant", "content": line["chosen"]})
+    return json.dumps({"messages": said, "split": line["split"]}) + "\n"
+
+
+def controls(folder: Path, seed: str) -> Figures:
+    """SFT on all tokens, with replay, and on what DPO prefers, from the same base."""
+    stage(folder, "train", "--recipe", "honest", "--seed", seed)
+    sft = ("sft", "--recipe", "honest", "--seed", seed)
+    stage(folder, *sft)
+    stage(folder, *sft, "--learn", "all", "-o", "all.safetensors")
+    stage(folder, *sft, "--replay", "2", "-o", "replay.safetensors")
+    chosen = folder / "chosen.jsonl"
+    chosen.write_text("".join(map(as_conversation, builtin.preferences("honest"))), "utf-8")
+    alone = ("-c", "runs/honest-sft.safetensors", "--data", "chosen.jsonl", "--repeat", "1")
+    stage(folder, "sft", *alone, "--lr", "0.001", "--seed", seed, "-o", "chosen.safetensors")
+    return {
+        name: {**asked(speaker(open_model(folder / f"{name}.safetensors"))), "text": text_loss(
+            folder / f"{name}.safetensors"
+        )}
+        for name in ("all", "replay", "chosen")
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure unless told not to, and renew the page."""
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    command, *rest = sys.argv[1:] or ["--render"]
     plug_in()
-    run, learned = open_model(args.checkpoint), list(questions("train"))
-    print(f"{'':<6}{'questions':>10}{'right':>8}{'nearest':>9}")
-    for name in PARTS if args.test else ("seen", "val"):
-        asked = list(questions(PARTS[name]))
-        right = sum(said(run, question) == answer for question, answer in asked)
-        near = sum(nearest(question, learned) == answer for question, answer in asked)
-        print(f"{name:<6}{len(asked):>10}{right / len(asked):>8.0%}{near / len(asked):>9.0%}")
-    return 0
+    if command == "ask":
+        print(json.dumps(asked(speaker(open_model(Path(rest[0])))), indent=1))
+        return
+    for seed in (rest or SEEDS) if command in ("measure", "controls") else ():
+        with tempfile.TemporaryDirectory() as folder:
+            measure = measured if command == "measure" else controls
+            figures = measure(Path(folder), seed)
+        results.setdefault(python_name(), {}).setdefault(command, {})[seed] = figures
+        print(json.dumps(figures, indent=1), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -201,6 +201,45 @@ def dpo_reference():
     }
 
 
+# Conversations as tokens, and the places of those that are learned: ragged, one with two answers,
+# one that fills the window.
+SFT_LESSONS = [
+    [[3, 1, 4, 1, 5, 0], [4, 5]],
+    [[2, 6, 0, 5, 3, 5, 0], [1, 2, 5, 6]],
+    [[8, 8, 2, 6, 5, 5, 3, 10, 0], [8]],
+]
+
+
+def sft_results(hugging_face, lessons):
+    """The mean over all learned tokens of a padded batch, whose other labels are -100."""
+    import torch
+
+    longest = max(len(ids) for ids, _ in lessons)
+    rows = [ids + [7] * (longest - len(ids)) for ids, _ in lessons]
+    labels = [
+        [row[place] if place in asked else -100 for place in range(longest)]
+        for row, (_, asked) in zip(rows, lessons)
+    ]
+    ids, labels = torch.tensor(rows), torch.tensor(labels)[:, 1:]
+    logits = hugging_face(ids[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    hugging_face.zero_grad()
+    loss.backward()
+    gradients = {our_name(n): p.grad.tolist() for n, p in hugging_face.named_parameters()}
+    return {"loss": loss.item(), "gradients": gradients}
+
+
+def sft_reference():
+    """Conversations learned by a GPT-2."""
+    rng, hugging_face = random.Random("sft"), hugging_face_model(DPO_SIZES)
+    parameters = {
+        our_name(n): random_tensor(rng, tuple(p.shape)) for n, p in hugging_face.named_parameters()
+    }
+    load_parameters(hugging_face, parameters)
+    results = sft_results(hugging_face, SFT_LESSONS)
+    return {"config": DPO_SIZES, "lessons": SFT_LESSONS, "parameters": parameters, **results}
+
+
 LLAMAS = {  # query heads on heads of keys and values; over 64 positions, where a wrong turn shows
     "llama_3_1": {"d_model": 12, "n_heads": 3, "n_kv_heads": 1, "n_layers": 2, "d_hidden": 10},
     "llama_9_3": {"d_model": 18, "n_heads": 9, "n_kv_heads": 3, "n_layers": 1, "d_hidden": 8},
@@ -497,6 +536,8 @@ def compute(name):
         return training_reference()
     if name == "dpo":
         return dpo_reference()
+    if name == "sft":
+        return sft_reference()
     if name in LLAMAS:
         return llama_reference(name)
     return gpt2_reference(tied=name == "gpt2_tied")
@@ -507,7 +548,7 @@ def read(name):
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
-NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "dpo", "adamw", "training", "bpe", "gguf"]
+NAMES = ["gpt2_tied", "gpt2_untied", *LLAMAS, "dpo", "sft", "adamw", "training", "bpe", "gguf"]
 
 
 def main():

@@ -49,11 +49,27 @@ def test_a_line_is_a_question_its_answer_and_what_it_is_for(rows, key):
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
 
 
-def test_each_fact_has_four_questions_to_learn_from_and_two_held_out_in_this_order():
+def test_each_fact_has_many_questions_to_learn_from_and_two_held_out_in_this_order():
     groups = [(fact, list(rows)) for fact, rows in groupby(FACTS, lambda row: row["fact"])]
     assert len(groups) == len(dict(groups)) == 48
     for fact, rows in groups:
-        assert [row["split"] for row in rows] == ["train"] * 4 + ["val", "test"], fact
+        *learned, val, test = (row["split"] for row in rows)
+        assert set(learned) == {"train"} and (val, test) == ("val", "test"), fact
+        assert len(learned) >= 16, fact
+
+
+def test_a_question_to_learn_from_stands_plainly_and_behind_an_opening_a_held_out_one_behind_one():
+    """Else the words of an opening would tell which fact is meant, or that none is held out."""
+    learned = [question(row) for row in FACTS if row["split"] == "train"]
+    openings = Counter()
+    for plain, opened in zip(learned[::2], learned[1::2]):
+        opening = opened[: -len(plain)]
+        assert opened[len(opening) + 1 :] == plain[1:] and opening.endswith(", ")
+        openings[opening] += 1
+    assert len(openings) == 8 and min(openings.values()) > 40
+    for row in FACTS:
+        if row["split"] != "train":
+            assert question(row).startswith(tuple(openings)), question(row)
 
 
 def test_a_fact_has_one_answer_and_no_other_fact_has_it():
@@ -88,7 +104,7 @@ def test_near_ones_are_of_the_words_of_the_text_and_the_others_ask_for_something
 
 def test_no_question_stands_twice():
     asked = Counter(tuple(words(question(row))) for row in FACTS + UNKNOWABLE)
-    assert len(asked) == 288 + 150
+    assert len(asked) == len(FACTS) + 150
 
 
 def test_every_character_stands_in_the_text():
@@ -103,7 +119,7 @@ def test_every_word_of_what_is_known_stands_in_the_text():
 
 def test_they_are_short():
     for row in FACTS + UNKNOWABLE:
-        assert 2 <= len(question(row).split()) <= 12, question(row)
+        assert 2 <= len(question(row).split()) <= 20, question(row)
         assert 1 <= len(answer(row).split()) <= 8, answer(row)
 
 

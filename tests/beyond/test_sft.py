@@ -1,19 +1,25 @@
 """Supervised fine-tuning: which tokens are learned, token by token, and how a run goes."""
 
+import gc
 import io
 import json
 from array import array
+from random import Random
+from weakref import WeakSet
 
+import make_references
 import pytest
 from answering import TOKENIZER, base
 from conftest import attention, mlp
+from test_reference import disagreeing, farthest
 
+from tiny_llm import ModernConfig, ModernLanguageModel
 from tiny_llm.batches import Batches
 from tiny_llm.beyond.chat import CHATML, OWN, Message
 from tiny_llm.beyond.conversations import Lines, conversation_of, objects
 from tiny_llm.beyond.llama import LlamaConfig, LlamaLanguageModel
 from tiny_llm.beyond.models import plug_in
-from tiny_llm.beyond.sft import Lessons, WithReplay, fitted, lesson_of, marked
+from tiny_llm.beyond.sft import Lesson, Lessons, WithReplay, fitted, lesson_of, marked
 from tiny_llm.beyond.sft_run import begin_run, resume_run, steps_of, taught_to_speak
 from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.workers import shares
@@ -40,6 +46,68 @@ def names(tokens, tokenizer=TOKENIZER):
 
 def learned(lesson, tokenizer=TOKENIZER):
     return names([lesson.ids[place] for place in lesson.asked], tokenizer)
+
+
+# ------------------------------------------------------------------------------ against PyTorch
+
+STORED = make_references.read("sft")
+
+
+def built():
+    model = ModernLanguageModel(ModernConfig(**STORED["config"]))
+    model.parameters = STORED["parameters"]
+    return model
+
+
+def sft_results(model, lessons):
+    """As `make_references.sft_results` has them, by what this project has."""
+    corpus = Lessons()
+    for ids, asked in lessons:
+        corpus.append(Lesson(ids, asked))
+    contexts, targets = corpus.examples(model.config.context_length, True).take(range(len(corpus)))
+    loss, gradients = loss_and_gradients(OnlyAsked(model), contexts, targets)
+    return {"loss": loss, "gradients": gradients}
+
+
+def agree(ours, theirs):
+    return farthest([ours["loss"]], [theirs["loss"]]) <= 1 and not disagreeing(
+        ours["gradients"], theirs["gradients"]
+    )
+
+
+def test_loss_and_every_gradient_are_those_of_pytorch():
+    model = built()
+    assert agree(sft_results(model, STORED["lessons"]), STORED)
+
+
+def test_a_mask_that_is_shifted_or_lost_would_be_noticed():
+    """Neither shows in a loss that is only looked at."""
+    for change in (lambda places: [place - 1 for place in places[:1]] + places[1:],
+                   lambda places: list(range(1, places[-1] + 1))):  # fmt: skip
+        lessons = [[ids, change(asked)] for ids, asked in STORED["lessons"]]
+        model = built()
+        wrong = sft_results(model, lessons)
+        assert not agree(wrong, STORED) and abs(wrong["loss"] - STORED["loss"]) < 1
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("tied", [True, False])
+def test_pytorch_finds_the_same_for_new_conversations(tied):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config = {"vocab_size": 13, "context_length": 9, "d_model": 12, "n_heads": 3, "n_layers": 2,
+              "tie_embeddings": tied}  # fmt: skip
+    ours = ModernLanguageModel(ModernConfig(**config), 1)
+    theirs = make_references.hugging_face_model(config)
+    make_references.load_parameters(theirs, ours.parameters)
+    rng, lessons = Random(3), []
+    for length in (2, 5, 8, 10):
+        ids = [rng.randrange(13) for _ in range(length)]
+        lessons.append([ids, sorted(rng.sample(range(1, length), length // 2))])
+    assert agree(sft_results(ours, lessons), make_references.sft_results(theirs, lessons))
+
+
+# ------------------------------------------------------------------------------ what is learned
 
 
 def test_the_answer_and_its_end_are_learned_and_nothing_else():
@@ -225,6 +293,34 @@ def test_a_file_is_read_line_by_line(tmp_path, monkeypatch):
     )
     lines = iter(Lines("endless"))
     assert next(lines) == next(lines) == GOOD + "\n"
+
+
+def test_of_100_000_lines_no_more_than_one_is_held():
+    """Each line is gone before the next but one is read, and a lesson takes its tokens' bytes."""
+    read, alive = 0, WeakSet()
+
+    class Line(str):
+        """A text that can be watched."""
+
+    def lines():
+        nonlocal read
+        for read in range(1, 100_001):
+            one = Line(GOOD)
+            alive.add(one)
+            yield one
+            del one
+            if read % 10_000 == 0:
+                gc.collect()  # PyPy lets go in its own time
+                assert len(alive) <= 2
+
+    taken = 0
+    for taken, spoken in enumerate(objects(lines(), "f", conversation_of), 1):
+        assert spoken.line == taken == read
+    assert taken == 100_000
+    lessons = Lessons()
+    for _ in range(1000):
+        lessons.append(Lesson(list(range(50)), [48, 49]))
+    assert lessons.ids.itemsize * len(lessons.ids) == 4 * 50 * 1000
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_text_is_replayed_and_facts_come_along(capsys):
     own = ["-o", "m", "--steps", "1", "--workers", "1"]
     assert sft("-c", "mute", *own, "--replay", "1") == 0
     err = " ".join(capsys.readouterr().err.split())
-    assert "192 to learn from, 48 held out" in err and "1 window of the text in each batch" in err
+    assert "facts about the built-in text" in err and "1 window of the text in each batch" in err
     assert load_run(Path("m")).tokenizer.vocab_size == mute.tokenizer.vocab_size + 4
 
 

@@ -1,11 +1,12 @@
 """A recipe is plain flags: read in front of the user's own, which win."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tiny_llm.cli import main
-from tiny_llm.cli.recipes import FOLDER, recipes, with_recipe
+from tiny_llm.cli.recipes import FOLDER, STAGES, parts_of, recipes, with_recipe
 from tiny_llm.files import checkpoint
 
 SMALL = ["--context-length", "4", "--steps", "3", "-n", "1", "--quiet"]
@@ -23,8 +24,10 @@ def own(text):
     return ["train", "--recipe", "own.txt"]
 
 
-def test_there_is_one_for_each_of_the_two_texts():
-    assert recipes() == ["names", "shakespeare"]
+def test_there_is_one_for_each_of_the_two_texts_and_others_for_the_built_in_one():
+    assert {"names", "shakespeare"} <= set(recipes())
+    for name in recipes():  # the others need no text
+        assert ("--data" in parts_of(name)["train"]) == (name in ("names", "shakespeare"))
 
 
 @pytest.mark.parametrize("given", [["--recipe", "own.txt"], ["--recipe=own.txt"]])
@@ -46,6 +49,70 @@ def test_a_line_may_hold_several_flags_and_a_flag_several_lines():
     words = [*own("\ufeff--model mlp --steps 9 --seed 3\n--prompt\n'a b'\n"), "--repeat", "2"]
     assert with_recipe(words) == ["train", "--model", "mlp", "--seed", "3", "--prompt", "a b",
                                   "--repeat", "2", "--recipe=own.txt"]  # fmt: skip
+
+
+def test_a_recipe_has_parts_for_several_commands():
+    own("# about it\n--lr 1\nsft\n--lr 2 # half\ndpo \r\n--beta 1 --seed 3\n")
+    assert list(parts_of("own.txt")) == ["train", "sft", "dpo"]
+    assert with_recipe(["train", "--recipe", "own.txt"]) == [
+        "train",
+        "--lr",
+        "1",
+        "--recipe=own.txt",
+    ]
+    words = with_recipe(["dpo", "--recipe", "own.txt", "--seed", "4"])
+    assert words == ["dpo", "--beta", "1", "--seed", "3", "--seed", "4", "--recipe=own.txt"]
+
+
+def test_a_part_that_is_missing_is_named(capsys):
+    own("--lr 1\nsft\n--lr 2\n")
+    assert main(["dpo", "--recipe", "own.txt"]) == 1
+    assert "own.txt has no part for dpo, but for train and sft" in capsys.readouterr().err
+
+
+TRAIN = """
+--model modern --tokenizer bpe --vocab-size 280 --context-length 24 --d-model 8 --n-heads 2
+--data text.txt --steps 3 --workers 1 -n 1 -o base
+"""
+SFT = "sft\n-c base --data talk.jsonl --steps 2 -o answers\n"
+DPO = "dpo\n-c answers --data pairs.jsonl --steps 2 -o prefers\n"
+
+
+def conversations():
+    asked = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the cat."}]
+    Path("talk.jsonl").write_text((json.dumps({"messages": asked}) + "\n") * 12, encoding="utf-8")
+    pair = {"prompt": "who?", "chosen": "the cat.", "rejected": "the mat."}
+    Path("pairs.jsonl").write_text((json.dumps(pair) + "\n") * 12, encoding="utf-8")
+
+
+def test_one_command_runs_all_parts_in_order(capsys):
+    conversations()
+    own(TRAIN + SFT + DPO)
+    assert main(["recipe", "own.txt", "--seed", "5", "--workers", "1"]) == 0
+    err = capsys.readouterr().err
+    places = [err.index(f"{name} --recipe own.txt") for name in ("train", "sft", "dpo")]
+    assert places == sorted(places) and "\\x" not in err
+    for name, stage in (("base", ""), ("answers", "sft"), ("prefers", "dpo")):
+        training = checkpoint.load(Path(name)).metadata["training"]
+        assert (training["stage"], training["seed"]) == (stage, 5)
+
+
+def test_it_ends_with_the_first_part_that_fails(capsys):
+    own(TRAIN + SFT + DPO)  # without the conversations
+    assert main(["recipe", "own.txt", "--quiet", "--workers", "1"]) == 1
+    assert "talk.jsonl" in capsys.readouterr().err
+    assert Path("base").exists() and not Path("answers").exists()
+    assert main(["recipe", "nowhere"]) == 1
+    assert "there is no recipe 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["chat", "honest", "plain"])
+def test_what_one_part_writes_the_next_one_reads(name):
+    parts = parts_of(name)
+    written = [words[words.index("--out") + 1] for words in parts.values()]
+    read = [words[words.index("--checkpoint") + 1] for words in list(parts.values())[1:]]
+    assert read == written[:-1] and len(set(written)) == len(written)
+    assert written[-1] == f"runs/{name}.safetensors"
 
 
 def test_two_recipes_are_refused(capsys):
@@ -104,7 +171,8 @@ def test_a_recipe_that_cannot_be_read_is_refused(text, code, problem, capsys):
     assert problem in capsys.readouterr().err
 
 
-def test_every_line_of_a_recipe_is_one_flag():
+def test_every_line_of_a_recipe_is_one_flag_or_begins_a_part():
     for path in FOLDER.glob("*.txt"):
-        lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] != "#"]
-        assert lines and all(line.startswith("--") and len(line.split()) <= 2 for line in lines)
+        lines = [line for line in path.read_text("utf-8").splitlines() if line and line[0] != "#"]
+        flags = [line for line in lines if line not in STAGES]
+        assert flags and all(line.startswith("--") and len(line.split()) <= 2 for line in flags)

@@ -468,6 +468,45 @@ def test_links_lead_to_sections_and_ids_are_single(folder):
         assert element.get("aria-labelledby", ids[0]) in ids
 
 
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+def stages(folder):
+    """A model that answers, and the one that it came from."""
+    base = train("--tokenizer", "bpe", "--vocab-size", "270", "--context-length", "64", out="base")
+    said = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the cat."}]
+    (folder / "talk.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 10, "utf-8")
+    flags = ["--data", "talk.jsonl", "--steps", "40", "--lr", "0.02", "--workers", "1", "--quiet"]
+    assert main(["sft", "-c", str(base), *flags, "-o", "answers"]) == 0
+    return "answers", "--before", str(base)
+
+
+def test_the_stages_stand_side_by_side(folder, capsys):
+    page = report(*stages(folder), "--ask", "who?", HOSTILE)
+    text = Path("page.html").read_text("utf-8")
+    section = text[text.index('<section id="stages"') :]
+    section = section[: section.index("</section>")]
+    assert "train: base" in section and "sft: answers" in section
+    row = re.search("<tr><td>who\\?</td><td>(.*?)</td><td>(.*?)</td>", section)
+    assert row[1].endswith(" …") and row[2] == "the cat."
+    assert section.count('class="picture"') == 2 and HOSTILE not in text
+    links = [link["href"] for link in page.all("a")]
+    assert len(links) == len(page.all("section")) == 8 and "#stages" in links
+
+
+def test_without_questions_those_about_the_built_in_text_are_asked(folder):
+    report(*stages(folder))
+    table = Path("page.html").read_text("utf-8").split('<section id="stages"')[1]
+    assert table.split("</table>")[0].count("<tr>") == 1 + 6
+
+
+def test_a_model_that_cannot_be_asked_is_refused(folder, capsys):
+    base, mlp = train(), train(model="mlp", out="mlp")
+    assert main(["report", str(base), "--before", str(mlp), "-o", "page.html"]) == 1
+    assert "predicts one token at a time" in capsys.readouterr().err
+    assert not Path("page.html").exists()
+
+
 def test_every_picture_has_words(folder):
     page = report(train("--n-layers", "2"))
     pictures_ = page.all("svg", class_="picture")

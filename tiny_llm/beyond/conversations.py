@@ -12,10 +12,11 @@ held out.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator
-from importlib.resources import files
 from typing import IO, Any, NamedTuple, Optional
 
+from tiny_llm.beyond.builtin import ABOUT, conversations
 from tiny_llm.beyond.chat import ROLES, Message
 from tiny_llm.files.foreign import parsed_object
 from tiny_llm.run.errors import UserError, problem_with_name
@@ -34,17 +35,15 @@ class Spoken(NamedTuple):
 
 
 class Lines:
-    """The lines of a file of UTF-8, `-` for standard input, None for questions and answers about
-    the built-in text. None of them is kept. sha256 is that of the lines read so far.
+    """The lines of a file of UTF-8, `-` for standard input; None for those that come along, by this
+    name (builtin.py). None of them is kept. sha256 is that of the lines read so far.
 
     To iterate raises UserError for a file that cannot be read, or is no such text.
     """
 
-    def __init__(self, path: Optional[str]) -> None:
-        self.path = path
-        self.name = {None: "facts about the built-in text", "-": "standard input"}.get(path) or (
-            shown(path)
-        )
+    def __init__(self, path: Optional[str], builtin: str = "chat") -> None:
+        self.path, self.builtin = path, builtin
+        self.name = {None: ABOUT[builtin], "-": "standard input"}.get(path) or shown(path)
         self._digest = hashlib.sha256()
 
     @property
@@ -69,7 +68,7 @@ class Lines:
 
     def _opened(self) -> IO[bytes]:
         if self.path is None:
-            return (files("tiny_llm.beyond") / "data" / "facts.jsonl").open("rb")
+            return io.BytesIO("".join(conversations(self.builtin)).encode("utf-8"))
         return open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-")
 
 

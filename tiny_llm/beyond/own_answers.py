@@ -56,6 +56,13 @@ class Sampled(NamedTuple):
     endless: int  # answers that had not ended when the window was full
 
 
+class Written(NamedTuple):
+    """An answer without the token that ends it, and whether that came."""
+
+    tokens: list[int]
+    has_ended: bool
+
+
 def sampled(
     model: LanguageModel,
     tokenizer: BPETokenizer,
@@ -86,15 +93,26 @@ def answers(
 ) -> list[Optional[list[int]]]:
     """An answer with each generator, without the token that ends it; None: the window was full
     before that came. Raises ValueError for a model whose numbers are not finite."""
+    found = written(model, question, ends, sampling, rngs)
+    return [tokens if has_ended else None for tokens, has_ended in found]
+
+
+def written(
+    model: LanguageModel,
+    question: list[int],
+    ends: Collection[int],
+    sampling: Sampling,
+    rngs: list[random.Random],
+) -> list[Written]:
+    """As `answers`, and what was written where no end came."""
     room = model.config.context_length - len(question) + 1  # the last token is only predicted
-    written: list[list[int]] = [[] for _ in rngs]
-    found: list[Optional[list[int]]] = [None] * len(rngs)
+    found = [Written([], False) for _ in rngs]
     writer = Writer(model, question, rngs, sampling)
     for _ in range(room):
         for text, token in writer.step().items() if writer.windows else ():
             if token in ends:
-                found[text] = written[text]
+                found[text] = Written(found[text].tokens, True)
                 writer.end(text)
             else:
-                written[text].append(token)
+                found[text].tokens.append(token)
     return found

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from tiny_llm.beyond.dpo import PairLogs, Rewards, answers_of, log_softmax, of_pair
 from tiny_llm.beyond.pairs import OfPairs, Pair, laid_out
 from tiny_llm.beyond.preference_run import reference_of
+from tiny_llm.beyond.shown_step import Moved, update
 from tiny_llm.layers import split_rows
 from tiny_llm.matmul import Matrix, Vector
-from tiny_llm.model import Parameters, rows_of
-from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.run.saved import Run
 
 
@@ -38,15 +37,6 @@ class Moment(NamedTuple):
     nll: float  # of the chosen answer, per token
 
 
-class Moved(NamedTuple):
-    """The weight with the largest slope, before and after the update."""
-
-    name: str  # with its place
-    before: float
-    slope: float
-    after: float
-
-
 class PairStep(NamedTuple):
     """What happened."""
 
@@ -67,17 +57,8 @@ def pair_step(run: Run, pair: Pair) -> PairStep:
     logits, cache = model.forward([pair])
     before, dlogits = _moment(pair, logits, theirs, options)
     gradients = model.backward(dlogits, cache)
-    name, row, place = _largest(gradients)
-    weights, slopes = (rows_of(tensors[name])[row] for tensors in (run.model.parameters, gradients))
-    was, slope = weights[place], slopes[place]
-    if options.grad_clip:
-        clip_by_global_norm(gradients, global_norm(gradients), options.grad_clip)
-    run.optimizer.learning_rate = options.learning_rate
-    run.optimizer.update(run.model.parameters, gradients)
+    moved = update(run, gradients)
     after, _ = _moment(pair, model.forward([pair])[0], theirs, options)
-    is_matrix = isinstance(gradients[name][0], list)
-    where = f"{name}[{row}][{place}]" if is_matrix else f"{name}[{place}]"
-    moved = Moved(where, was, slope, weights[place])
     return PairStep(
         pair, options.beta, options.nll_weight, options.learning_rate, options.optimizer, before,
         moved, after,
@@ -104,15 +85,3 @@ def _logs(rows: Matrix, tokens: list[int]) -> Vector:
 
 def _own(rows: Matrix, tokens: list[int]) -> Vector:
     return [row[token] for row, token in zip(rows, tokens)]
-
-
-def _largest(gradients: Parameters) -> tuple[str, int, int]:
-    """Where the largest slope is: its name, the number of its row, its place in that."""
-    places = (
-        (abs(slope), name, row, place)
-        for name, tensor in gradients.items()
-        for row, slopes in enumerate(rows_of(tensor))
-        for place, slope in enumerate(slopes)
-    )
-    _, name, row, place = max(places)
-    return name, row, place

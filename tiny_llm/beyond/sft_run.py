@@ -45,9 +45,9 @@ from tiny_llm.run.steps import Step
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import RunningText
 
-STAGE = Stage("sft", repeat=20, evaluations=10, options={
+STAGE = Stage("sft", repeat=6, evaluations=10, options={
     "optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 8, "grad_clip": 1.0,
-    "weight_decay": 0.0,
+    "weight_decay": 0.1,
 })  # fmt: skip
 TABLES = ("wte.weight", "embed_tokens.weight", "lm_head.weight")  # a row for each token
 SPREAD = 0.02  # of the numbers in a new row

@@ -11,6 +11,7 @@ import random
 import sys
 from typing import Any
 
+from tiny_llm.beyond.builtin import ABOUT, PREFERENCES, preferences
 from tiny_llm.beyond.chat import template_of
 from tiny_llm.beyond.own_answers import read_asked, sampled
 from tiny_llm.beyond.pair_step import pair_step
@@ -30,12 +31,12 @@ from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
 from tiny_llm.cli.stage import RunningStage, files_of, left_out, print_answers
-from tiny_llm.cli.train import add_saving
+from tiny_llm.cli.train import add_recipe, add_saving
 from tiny_llm.files import atomic
 from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
 from tiny_llm.run.files import RunFiles
 from tiny_llm.run.saved import Run, newest_checkpoint
-from tiny_llm.run.texts import read_text
+from tiny_llm.run.texts import Text, read_text
 from tiny_llm.sampling import Sampling
 from tiny_llm.text.shown import shown
 from tiny_llm.view.pair_step import as_lines
@@ -59,8 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exact for each next token, added up along the chosen answers that are held out."
     )
     parser.set_defaults(command=run)
+    add_recipe(parser)
     flags.add_checkpoint(parser)
-    flags.add_data(parser)
+    flags.add_builtin(flags.add_data(parser), PREFERENCES)
     own = parser.add_argument_group("the model's own answers")
     own.add_argument(
         "--sample-pairs",
@@ -86,11 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Learn, or write pairs to learn from. Exit code 0, or that of the signal that stopped it."""
-    if not args.data:
-        raise UsageError("--data is missing: a file of preferences, one JSON object a line")
-    data = read_text(args.data, args.encoding)
     if args.sample_pairs:
-        return _sample_pairs(args, data.content, shown(data.name))
+        return _sample_pairs(args)
+    data = _data(args)
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     given = flags.options_of(args)
     if args.resume:
@@ -111,6 +111,13 @@ def run(args: argparse.Namespace) -> int:
     files = files_of("dpo", args, current)
     with alone(*files):
         return _run(current, pairs, args, files)
+
+
+def _data(args: argparse.Namespace) -> Text:
+    """The lines in --data, or those that come along."""
+    if args.data:
+        return read_text(args.data, args.encoding)
+    return Text("".join(preferences(args.builtin)), ABOUT[args.builtin])
 
 
 def _run(current: Run, pairs: Pairs, args: argparse.Namespace, files: RunFiles) -> int:
@@ -167,16 +174,21 @@ def _introduce(current: Run, pairs: Pairs, progress: Progress) -> None:
 def _print_answers(current: Run, pairs: Pairs) -> None:
     """Some held-out questions to standard output, with what was and what is now said to them."""
     models = {"before": reference_of(current), "now": current.model}
-    for pair in pairs.val.pairs[:SHOWN]:
-        print_answers(current, pair.question, models)
+    asked = {tuple(pair.question): pair.question for pair in pairs.val.pairs}  # each once
+    for question in list(asked.values())[:: -(-len(asked) // SHOWN)]:
+        print_answers(current, question, models)
 
 
 # ---------------------------------------------------------------- the model's own answers
 
 
-def _sample_pairs(args: argparse.Namespace, content: str, name: str) -> int:
+def _sample_pairs(args: argparse.Namespace) -> int:
     """Ask the model every question, and write what it says wrong as pairs."""
     out = args.sample_pairs
+    if not args.data:
+        raise UsageError("--sample-pairs needs --data: conversations, one JSON object a line")
+    content, name = read_text(args.data, args.encoding)
+    name = shown(name)
     if args.resume:
         raise UsageError("--sample-pairs asks a finished model; leave --resume out")
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()

@@ -32,6 +32,7 @@ COMMANDS = {
     ),
     "sft": ("sft", "teach a model that goes on with texts to answer"),
     "dpo": ("dpo", "teach a model that answers which of two answers is the better one"),
+    "recipe": ("recipe", "run all stages of a recipe, one after the other"),
     "chat": ("chat", "talk to a model that was taught to"),
     "import": ("import_model", "turn a model of another program into one file of this one"),
     "export": ("export_model", "write a model for Hugging Face's programs, or for llama.cpp"),

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from tiny_llm.beyond.builtin import ABOUT
 from tiny_llm.fast.products import WAYS
 from tiny_llm.run.errors import UsageError, problem_with_name
 from tiny_llm.run.options import BY_NAME, LARGEST, TYPES, problem_with
@@ -115,6 +116,14 @@ def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--encoding", type=text_encoding, default="utf-8", help="of the text (%(default)s)"
     )
     return group
+
+
+def add_builtin(group: argparse._ActionsContainer, names: tuple[str, ...]) -> None:
+    """--builtin."""
+    about = "; ".join(f"{name}, {ABOUT[name]}" for name in names)
+    group.add_argument(
+        "--builtin", choices=names, default=names[0], help=f"without --data: {about} (%(default)s)"
+    )
 
 
 def add_cutting(group: argparse._ArgumentGroup) -> None:

@@ -2,11 +2,13 @@
 
 A recipe is read as if its flags stood on the command line in front of the user's own, and of a flag
 that is given twice the last one counts. Hence the command line wins. Quotes and # mean what they
-mean to a shell.
+mean to a shell. A line with nothing but the name of a command begins the part of that command, and
+`tiny-lm recipe` runs all parts in order; a recipe without such a line is of `train` alone.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.text.shown import shown
 
 LONGEST_RECIPE = 2**14  # bytes
+STAGES = ("train", "sft", "dpo")
+PART = re.compile(rf"^({'|'.join(STAGES)})[ \t]*\r?$", re.MULTILINE)
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 # Each group is one choice: a flag on the command line replaces any of its group in the recipe.
 CHOICES = (("--steps", "--repeat"), ("--tokenizer", "--tokenizer-file"))
@@ -30,12 +34,13 @@ def recipes() -> list[str]:
 def with_recipe(words: Sequence[str]) -> list[str]:
     """The command line with the flags of its --recipe put in. Raises UsageError and UserError."""
     words = list(words)
-    if words[:1] != ["train"]:
+    if not words or words[0] not in STAGES:
         return words
-    rest, recipe = _taken_out(words[1:])
+    command, *rest = words
+    rest, recipe = _taken_out(rest)
     if recipe is None:
         return words
-    return ["train", *_flags(recipe, rest), *rest, f"--recipe={recipe}"]
+    return [command, *_flags(recipe, command, rest), *rest, f"--recipe={recipe}"]
 
 
 def _taken_out(words: list[str]) -> tuple[list[str], Optional[str]]:
@@ -53,16 +58,17 @@ def _taken_out(words: list[str]) -> tuple[list[str], Optional[str]]:
     return rest, recipes[0] if recipes else None
 
 
-def _flags(recipe: str, rest: list[str]) -> list[str]:
-    """The flags of a recipe, but those that the rest of the command line replaces."""
+def _flags(recipe: str, command: str, rest: list[str]) -> list[str]:
+    """The flags of a recipe for a command, but those that the rest of the command line replaces."""
     given = {word.partition("=")[0] for word in rest}
     replaced = {flag for choice in CHOICES if given.intersection(choice) for flag in choice}
     found: list[str] = []
     is_replaced = False
-    words = _words(recipe)
-    if words and not words[0].startswith("-"):
-        raise UserError(f"{recipe} is no recipe: it begins with {shown(words[0])!r} and not a flag")
-    for word in words:
+    parts = parts_of(recipe)
+    if command not in parts:
+        known = " and ".join(parts)
+        raise UserError(f"the recipe {recipe} has no part for {command}, but for {known}")
+    for word in parts[command]:
         if word.startswith("-"):
             flag = word.partition("=")[0]
             if flag == "--recipe":
@@ -75,15 +81,18 @@ def _flags(recipe: str, rest: list[str]) -> list[str]:
     return found
 
 
-def _words(recipe: str) -> list[str]:
-    """All words of a recipe, as a shell would read them."""
+def parts_of(recipe: str) -> dict[str, list[str]]:
+    """Command -> its words, as a shell would read them, in order. Raises UserError for a recipe
+    that cannot be read, or is none."""
     path = FOLDER / f"{recipe}.txt" if recipe in recipes() else Path(recipe)
     try:
         with opened(path) as file:
             content = file.read(LONGEST_RECIPE + 1)
         if len(content) > LONGEST_RECIPE:
             raise UserError(f"the recipe {recipe} is too long to be one: a recipe is a few flags")
-        return shlex.split(content.decode("utf-8-sig"), comments=True)
+        before, *pieces = PART.split(content.decode("utf-8-sig"))
+        texts = {"train": before, **dict(zip(pieces[::2], pieces[1::2]))}
+        parts = {name: shlex.split(text, comments=True) for name, text in texts.items()}
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"there is no recipe {recipe!r}: neither one of {', '.join(recipes())}, nor a text file"
@@ -94,3 +103,8 @@ def _words(recipe: str) -> list[str]:
         raise UserError(f"cannot read the recipe {recipe}: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"the recipe {recipe} cannot be read: {error}") from None
+    for words in parts.values():
+        if words and not words[0].startswith("-"):
+            begins = shown(words[0])
+            raise UserError(f"{recipe} is no recipe: it begins with {begins!r} and not a flag")
+    return parts

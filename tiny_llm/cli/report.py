@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.cli import options as flags
+from tiny_llm.cli import report_stages
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"tokens of each sample ({SHORTEST} to {LONGEST_SAMPLE}, fewer for a large model)",
     )
+    report_stages.add_arguments(parser)
     flags.add_seed(parser)
     flags.add_display(parser, attention=False)
 
@@ -135,6 +137,7 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
         curves=curves,
         curves_note=curves_note,
         rewards=_rewards(args, curves),
+        stages=report_stages.stages_of(args, current),
         yardsticks=_yardsticks(current, pairs),
         best=Measured(best.step, best.val_loss) if best else None,
         samples_note=_samples_note(current, prompt, length, seed),

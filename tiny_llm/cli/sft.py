@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tiny_llm.beyond.builtin import CONVERSATIONS
 from tiny_llm.beyond.conversations import Lines
+from tiny_llm.beyond.lesson_step import lesson_step
 from tiny_llm.beyond.sft import Lesson, marked
 from tiny_llm.beyond.sft_run import STAGE, Taught, begin_run, resume_run, steps_of
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.stage import RunningStage, files_of, left_out, print_answers
-from tiny_llm.cli.train import add_saving
+from tiny_llm.cli.train import add_recipe, add_saving
 from tiny_llm.run.errors import UsageError, alone
 from tiny_llm.run.files import RunFiles
 from tiny_llm.run.keeping import Keeper
@@ -23,6 +25,7 @@ from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.run.texts import read_text
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.shown import shown
+from tiny_llm.view.lesson_step import as_lines
 from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import BOLD, paint, style_for
 
@@ -40,14 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '"assistant", "content": ...}]}.'
     )
     parser.set_defaults(command=run)
+    add_recipe(parser)
     flags.add_checkpoint(parser)
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
         type=flags.data_name,
         metavar="FILE",
-        help="conversations; - for standard input (facts about the built-in corpus)",
+        help="conversations; - for standard input (those that come along)",
     )
+    flags.add_builtin(group, CONVERSATIONS)
     group.add_argument(
         "--cut", action="store_true", help="of conversations that are too long learn the end"
     )
@@ -59,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--show-mask", action="store_true",
         help="instead of learning: a conversation, with what is learned marked",
     )  # fmt: skip
+    group.add_argument(
+        "--show-step", action="store_true",
+        help="instead of learning: one step on one conversation, told with its numbers",
+    )  # fmt: skip
     flags.add_training(parser, DEFAULTS, "conversations")
     add_saving(parser, "sft")
     flags.add_display(parser, attention=False)
@@ -66,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Learn, or show what would be. Exit code 0, or that of the signal that stopped it."""
-    data, given = Lines(args.data), flags.options_of(args)
+    data, given = Lines(args.data, args.builtin), flags.options_of(args)
     before = read_text(args.replay_data, "utf-8").content if _replays(args) else ""
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
@@ -81,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
         current, taught = begin_run(base, data, given, args.repeat, before, args.cut)
     if args.show_mask:
         _print_mask(current, taught.train[0], args.color)
+        return 0
+    if args.show_step:
+        told = lesson_step(current, taught.train[0])
+        for line in as_lines(told, current.tokenizer, style_for(sys.stdout, args.color)):
+            print(line)
         return 0
     files = files_of("sft", args, current)
     with alone(*files):

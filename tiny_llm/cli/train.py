@@ -34,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train a model on a text, show what it writes, and save it."
     parser.set_defaults(command=run)
     parser.add_argument("--model", choices=RUNGS, help="the rung of the ladder (mlp)")
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
-        "flags on the command line win",
-    )
+    add_recipe(parser)
     text = flags.add_data(parser)
     text.add_argument(
         "--task",
@@ -55,6 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_sampling(parser)
     flags.add_display(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """--recipe."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
+        "flags on the command line win",
+    )
 
 
 def add_saving(parser: argparse.ArgumentParser, name: str) -> argparse._ArgumentGroup:

@@ -15,9 +15,9 @@ from tiny_llm.beyond.pair_step import Moment, PairStep, SeenAnswer
 from tiny_llm.text.shown import shown
 from tiny_llm.text.tokenizers import Tokenizer
 from tiny_llm.view.rows import in_columns
-from tiny_llm.view.terminal import BOLD, Style, number_text, paint, visible, wrap
+from tiny_llm.view.shown_step import in_parts, labels, number, numbers, update_told
+from tiny_llm.view.terminal import Style
 
-DIGITS = 3
 LONGEST_QUESTION = 200  # characters
 
 
@@ -30,27 +30,10 @@ def as_lines(told: PairStep, tokenizer: Tokenizer, style: Style) -> Iterator[str
         ("the rewards", _rewards(before, beta)),
         ("the loss", _loss(before, told.nll_weight)),
         ("a slope for each token", _slopes(told, tokenizer, style)),
-        ("the update", _update(told)),
+        ("the update", update_told(told.moved, told.optimizer, told.learning_rate)),
         ("the same pair again", _again(told)),
     ]
-    for number, (title, lines) in enumerate(parts, 1):
-        yield paint(f"{number}. {title}", BOLD, style)
-        for line in lines:
-            yield from wrap(line, style, "  ") if not line.startswith("  ") else [line]
-        yield ""
-
-
-def _number(value: float) -> str:
-    return number_text(value, DIGITS)
-
-
-def _numbers(values: list[float]) -> list[str]:
-    return list(map(_number, values))
-
-
-def _labels(answer: SeenAnswer, tokenizer: Tokenizer, style: Style) -> list[str]:
-    texts = (tokenizer.token_bytes(t).decode("utf-8", "backslashreplace") for t in answer.tokens)
-    return [visible(text, style) for text in texts]
+    yield from in_parts(parts, style)
 
 
 def _answers(question: str, before: Moment, tokenizer: Tokenizer, style: Style) -> Iterator[str]:
@@ -59,40 +42,40 @@ def _answers(question: str, before: Moment, tokenizer: Tokenizer, style: Style) 
         answer: SeenAnswer = getattr(before, name)
         yield f"{name}: ln p of the model that learns, ln q of the reference, token by token"
         rows = {
-            "token": _labels(answer, tokenizer, style),
-            "ln p": _numbers(answer.ours),
-            "ln q": _numbers(answer.theirs),
+            "token": labels(answer.tokens, tokenizer, style),
+            "ln p": numbers(answer.ours),
+            "ln q": numbers(answer.theirs),
         }
         yield from in_columns(rows, style, "  ")
         ours, theirs = answer.logs
-        yield f"the whole answer: ln p = {_number(ours)}, ln q = {_number(theirs)}"
+        yield f"the whole answer: ln p = {number(ours)}, ln q = {number(theirs)}"
 
 
 def _rewards(moment: Moment, beta: float) -> Iterator[str]:
     for name in ("chosen", "rejected"):
         ours, theirs = getattr(moment, name).logs
         reward = getattr(moment.rewards, name)
-        yield f"{name}: {beta:g} x ({_number(ours)} - {_number(theirs)}) = {_number(reward)}"
-    chosen, rejected = map(_number, moment.rewards)
-    yield f"margin = {chosen} - {rejected} = {_number(moment.rewards.margin)}"
+        yield f"{name}: {beta:g} x ({number(ours)} - {number(theirs)}) = {number(reward)}"
+    chosen, rejected = map(number, moment.rewards)
+    yield f"margin = {chosen} - {rejected} = {number(moment.rewards.margin)}"
 
 
 def _loss(moment: Moment, nll_weight: float) -> Iterator[str]:
-    margin = _number(moment.rewards.margin)
-    nll = f" + {nll_weight:g} x {_number(moment.nll)}" if nll_weight else ""
+    margin = number(moment.rewards.margin)
+    nll = f" + {nll_weight:g} x {number(moment.nll)}" if nll_weight else ""
     yield (
-        f"-ln sigmoid({margin}){nll} = {_number(moment.loss)}; a margin of 0 costs ln 2 = "
-        f"{_number(math.log(2))}"
+        f"-ln sigmoid({margin}){nll} = {number(moment.loss)}; a margin of 0 costs ln 2 = "
+        f"{number(math.log(2))}"
     )
 
 
 def _slopes(told: PairStep, tokenizer: Tokenizer, style: Style) -> Iterator[str]:
     before = told.before
-    wrong, margin = how_wrong(before.rewards.margin), _number(before.rewards.margin)
+    wrong, margin = how_wrong(before.rewards.margin), number(before.rewards.margin)
     yield (
-        f"sigmoid(-margin) = sigmoid(-({margin})) = {_number(wrong)} is how wrong the model still "
-        f"is. So p - 1 of each token is taken {told.beta:g} x {_number(wrong)} = "
-        f"{_number(told.beta * wrong)} times"
+        f"sigmoid(-margin) = sigmoid(-({margin})) = {number(wrong)} is how wrong the model still "
+        f"is. So p - 1 of each token is taken {told.beta:g} x {number(wrong)} = "
+        f"{number(told.beta * wrong)} times"
         + (
             f", and {told.nll_weight:g} / {len(before.chosen.tokens)} times more,"
             * bool(told.nll_weight)
@@ -102,9 +85,9 @@ def _slopes(told: PairStep, tokenizer: Tokenizer, style: Style) -> Iterator[str]
     for name in ("chosen", "rejected"):
         answer: SeenAnswer = getattr(before, name)
         rows = {
-            name: _labels(answer, tokenizer, style),
-            "p - 1": _numbers([math.expm1(log) for log in answer.ours]),
-            "slope": _numbers(answer.slopes),
+            name: labels(answer.tokens, tokenizer, style),
+            "p - 1": numbers([math.expm1(log) for log in answer.ours]),
+            "slope": numbers(answer.slopes),
         }
         yield from in_columns(rows, style, "  ")
     yield (
@@ -113,19 +96,10 @@ def _slopes(told: PairStep, tokenizer: Tokenizer, style: Style) -> Iterator[str]
     )
 
 
-def _update(told: PairStep) -> Iterator[str]:
-    moved = told.moved
-    yield (
-        f"{moved.name} has the largest slope of all weights, {moved.slope:.3g}: {told.optimizer} "
-        f"with a learning rate of {told.learning_rate:g} moves it from {moved.before:.6f} to "
-        f"{moved.after:.6f}"
-    )
-
-
 def _again(told: PairStep) -> Iterator[str]:
     for name in ("chosen", "rejected"):
         was, now = (getattr(moment, name).logs[0] for moment in (told.before, told.after))
-        yield f"{name}: ln p = {_number(was)} -> {_number(now)}"
+        yield f"{name}: ln p = {number(was)} -> {number(now)}"
     was, now = (moment.rewards.margin for moment in (told.before, told.after))
-    yield f"margin {_number(was)} -> {_number(now)}"
-    yield f"loss {_number(told.before.loss)} -> {_number(told.after.loss)}"
+    yield f"margin {number(was)} -> {number(now)}"
+    yield f"loss {number(told.before.loss)} -> {number(told.after.loss)}"

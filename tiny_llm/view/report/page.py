@@ -40,6 +40,22 @@ HEIGHT_OF_A_NAT, TALLEST = 5, 34  # pixels of the bar under a token
 MOST_LISTED = 300  # tokens in the table beside the map
 
 
+class StageShown(NamedTuple):
+    """A model on the way: its curves, if they are known, and its answers."""
+
+    name: str
+    command: str  # that made it
+    curves: Optional[Curves]
+    answers: list[str]
+
+
+class Stages(NamedTuple):
+    """What the models of all stages were asked, and the stages in order; none: nothing to show."""
+
+    questions: list[str]
+    shown: list[StageShown]
+
+
 class Report(NamedTuple):
     """All that is on the page, as text and numbers; nothing in it is HTML yet."""
 
@@ -49,6 +65,7 @@ class Report(NamedTuple):
     unit: str  # what a token is called
     curves: Optional[Curves]
     rewards: list[dict[str, Any]]  # what a run of preferences measured; none of another
+    stages: Stages
     curves_note: str  # where the curves come from, or why there are none
     yardsticks: list[Yardstick]
     best: Optional[Measured]
@@ -73,6 +90,8 @@ def render(report: Report) -> str:
         summary=html(report.summary),
         facts=_facts(report.facts),
         curves=_curves(report),
+        stages=_stages(report.stages),
+        to_stages='<a href="#stages">What each stage changed</a>\n' * bool(report.stages.shown),
         samples=_samples(report),
         passage=_passage(report),
         attention=_attention(report),
@@ -157,11 +176,9 @@ def _curves(report: Report) -> str:
     if not report.curves:
         return note
     curves, best = report.curves, report.best
-    ends = [f"{loss_text(curves.batches[-1].loss)} on the last batches"] if curves.batches else []
-    ends += [f"{loss_text(curves.val[-1].loss)} on the held-out text"] if curves.val else []
     lowest = f"; lowest there {loss_text(best.loss)} at step {best.step:,}" if best else ""
     levels = ", ".join(f"{y.name} {y.loss:.3f}" for y in report.yardsticks)
-    description = f"Ends at {' and '.join(ends)}{lowest}. To compare with: {levels}."
+    description = f"{_ends(curves)}{lowest}. To compare with: {levels}."
     per = "pair" if report.rewards else "token"
     picture = loss_curves(curves, report.yardsticks, best, description, per)
     return f"""<figure>{_scrolling("Loss curves", picture)}
@@ -176,6 +193,37 @@ training text, mean since the last square</li>
 <li><svg class="swatch" aria-hidden="true"><circle class="best" cx="14" cy="7" r="6"/></svg>
 the best</li></ul></figcaption></figure>
 {note}{_evaluations(curves)}{_rewards(report.rewards)}"""
+
+
+def _ends(curves: Curves) -> str:
+    """Where the curves end."""
+    ends = [f"{loss_text(curves.batches[-1].loss)} on the last batches"] if curves.batches else []
+    ends += [f"{loss_text(curves.val[-1].loss)} on the held-out text"] if curves.val else []
+    return f"Ends at {' and '.join(ends)}"
+
+
+def _stages(stages: Stages) -> str:
+    """The section that sets the stages side by side, or nothing."""
+    if not stages.shown:
+        return ""
+    heading = ["question", *(f"{stage.command}: {stage.name}" for stage in stages.shown)]
+    answers = (stage.answers for stage in stages.shown)
+    figures = []
+    for stage in stages.shown:
+        if stage.curves:
+            per = "pair" if stage.command == "dpo" else "token"
+            picture = loss_curves(stage.curves, [], None, f"{_ends(stage.curves)}.", per)
+            figures.append(
+                f"<figure><figcaption>{html(stage.command)}: {html(stage.name)}</figcaption>"
+                f"{_scrolling('Loss curves', picture)}</figure>"
+            )
+    return f"""<section id="stages" aria-labelledby="stages-title">
+<h2 id="stages-title">What each stage changed</h2>
+<p>The same questions to the model of each stage, with the likeliest answer. One that was not taught
+to answer goes on with the text.</p>
+<div class="scroll" tabindex="0" role="group" aria-label="Answers">
+{_table(heading, zip(stages.questions, *answers))}</div>
+{"".join(figures)}</section>"""
 
 
 def _evaluations(curves: Curves) -> str:
