@@ -164,7 +164,7 @@ def without(words, flag):
 
 
 def test_the_example_in_python_runs_learns_and_prints(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", "\n".join(pages().values()), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(code, names)
     assert names["loss"] < 0.5

@@ -34,6 +34,7 @@ COMMANDS = {
     "dpo": ("dpo", "teach a model that answers which of two answers is the better one"),
     "recipe": ("recipe", "run all stages of a recipe, one after the other"),
     "chat": ("chat", "talk to a model that was taught to"),
+    "serve": ("serve", "serve a model to many, with the API that OpenAI's clients speak"),
     "import": ("import_model", "turn a model of another program into one file of this one"),
     "export": ("export_model", "write a model for Hugging Face's programs, or for llama.cpp"),
     "quantize": ("quantize", "write a saved model with int8 weights, an eighth of the size"),

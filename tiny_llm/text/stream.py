@@ -7,17 +7,17 @@ from typing import Callable
 
 
 class TextStream:
-    """Tokens become text as they come: whole characters, and none that the stop text may begin.
+    """Tokens become text as they come: whole characters, and none that a stop text may begin.
 
-    A token of bytes can hold half a character, and `stop` can stretch over several tokens, so some
+    A token of bytes can hold half a character, and a stop can stretch over several tokens, so some
     text is held back until what follows has decided. token_bytes: a token's part of the text, in
     UTF-8. Bytes that are no text become U+FFFD.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stop: str = "") -> None:
-        self.stopped = False  # whether the stop text has come: the text ends before it
+    def __init__(self, token_bytes: Callable[[int], bytes], *stops: str) -> None:
+        self.stopped = False  # whether a stop text has come: the text ends before it
         self._token_bytes = token_bytes
-        self._stop = stop
+        self._stops = [stop for stop in stops if stop]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
@@ -36,12 +36,11 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + text
-        before, found, _ = text.partition(self._stop) if self._stop else (text, "", "")
-        if found:
+        places = [place for place in map(text.find, self._stops) if place >= 0]
+        if places:
             self.stopped, self._held = True, ""
-            return before
-        held = next(
-            (n for n in range(len(self._stop) - 1, 0, -1) if text.endswith(self._stop[:n])), 0
-        )
+            return text[: min(places)]
+        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        held = max((len(part) for part in beginnings if text.endswith(part)), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -1,0 +1,81 @@
+"""tiny-lm serve: one model for many, by the API that OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from functools import partial
+
+from tiny_llm.cli import options as flags
+from tiny_llm.cli.generate import open_checkpoint, sharing
+from tiny_llm.fast.packed import quantize
+from tiny_llm.run.errors import UserError
+from tiny_llm.run.saved import Run, newest_checkpoint
+from tiny_llm.serve.batch import Batch
+from tiny_llm.serve.server import Server, Settings
+from tiny_llm.text.shown import shown
+from tiny_llm.view.terminal import tell
+
+PORT, RUNNING, WAITING = 8080, 8, 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `serve`."""
+    parser.description = (
+        "Serve a model until Ctrl-C, with OpenAI's API: /v1/completions, /v1/chat/completions, "
+        "/v1/models, and /tokenize, /detokenize, /health. Those who ask at once write in one batch."
+    )
+    parser.set_defaults(command=run)
+    flags.add_checkpoint(parser)
+    flags.add_int8(parser)
+    flags.add_sharing(parser)
+    group = parser.add_argument_group("server")
+    add, whole = group.add_argument, flags.whole_number
+    add("--host", default="127.0.0.1", help="where it listens: this machine alone (%(default)s)")
+    add("--port", type=whole(0), default=PORT, metavar="N", help="0: any (%(default)s)")
+    add("--api-key", default="", metavar="TEXT", help="clients must send it (none)")
+    add("--allow-origin", action="append", default=[], metavar="URL", help="whose pages may ask")
+    add("--running", type=whole(1), default=RUNNING, metavar="N",
+        help="texts that are written at once (%(default)s)")  # fmt: skip
+    add("--waiting", type=whole(0), default=WAITING, metavar="M",
+        help="texts that may wait; others are told to try again (%(default)s)")  # fmt: skip
+    add("--most-bytes", type=whole(1), default=2**20, metavar="N",
+        help="of a request (%(default)s)")  # fmt: skip
+    flags.add_display(parser, attention=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
+    current = open_checkpoint(args)
+    if args.int8:
+        quantize(current.model)
+    separator = current.tokenizer.encode("\n")[0] if current.options.lines else None
+    batch = Batch(current.model, args.running, args.waiting, separator)
+    with sharing(current, args.workers), _server(args, current, batch) as server:
+        writer = threading.Thread(target=batch.run, daemon=True)
+        writer.start()
+        host, port = server.server_address[:2]
+        tell(f"serving {args.checkpoint} at http://{shown(host)}:{port}; Ctrl-C ends")
+        if not server.is_local:
+            key = "" if args.api_key else ", and without --api-key anybody there may use it"
+            tell(f"warning: other machines can reach it{key}")
+        try:
+            server.serve_forever()
+        finally:
+            batch.close()
+            writer.join(10)
+    return 0
+
+
+def _server(args: argparse.Namespace, current: Run, batch: Batch) -> Server:
+    """Raises UserError where it cannot listen."""
+    log = (lambda line: None) if args.quiet else partial(tell)
+    settings = Settings(
+        args.checkpoint.name, b"", args.api_key, args.allow_origin, args.most_bytes, log=log
+    )
+    try:
+        return Server((args.host, args.port), current, batch, settings)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen at {args.host}:{args.port}: {reason}") from None

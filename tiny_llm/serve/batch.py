@@ -1,0 +1,242 @@
+"""Continuous batching: texts join and leave the running batch at every token.
+
+    waiting   e f          a step:  1. who waits comes in, as long as there is room
+    reading   c...  d....           2. one of those that read reads a piece of its prompt
+    writing   a  b                  3. all that have read everything get their next token together
+
+A batch that had to be full before it began, or to end before another began, would let people wait
+for strangers. Here a text takes part in every forward that it needs, and in no other (Yu et al.,
+2022, Orca). Prompts are read in pieces, so that a long one holds up the others by a piece at most
+(Agrawal et al., 2023, Sarathi).
+
+What a text becomes does not depend on its company: its logits are its own rows, and it is drawn
+with a generator of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections import deque
+from collections.abc import Sequence
+from heapq import nlargest
+from queue import SimpleQueue
+from typing import NamedTuple, Optional, Union
+
+from tiny_llm.fast.kv_cache import AT_ONCE, NOTHING, Past, go_on, listen, read_on
+from tiny_llm.fast.packed import Packed
+from tiny_llm.fast.tensors import check_finite
+from tiny_llm.matmul import Matrix, Vector
+from tiny_llm.model import LanguageModel
+from tiny_llm.sampling import Sampling, slide
+
+PIECE = 16  # tokens of a prompt that are read in a step
+STOP, LENGTH = "stop", "length"  # why a text ends
+
+
+class Busy(Exception):
+    """So many wait already that another one would wait too long."""
+
+
+class Wish(NamedTuple):
+    """What somebody asks for."""
+
+    ids: list[int]  # the prompt, at least one token
+    most: int  # tokens to write; 0: none
+    sampling: Sampling = Sampling()
+    seed: Optional[int] = None
+    ends: frozenset[int] = frozenset()  # a token of these ends the text, and is no part of it
+    likeliest: Optional[int] = None  # with each token its log-probability, and those of so many
+    echo: bool = False  # the same of the tokens of the prompt
+    slides: bool = True  # whether it goes on when the window is full
+
+
+class Heard(NamedTuple):
+    """A token, and how likely it was: ln p, and the likeliest with theirs, if that was asked."""
+
+    token: int
+    log: Optional[float] = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+Event = Union[Heard, str, Exception]
+
+
+class Text:
+    """A wish on its way."""
+
+    def __init__(
+        self, wish: Wish, model: LanguageModel, events: SimpleQueue[tuple[int, Event]], number: int
+    ) -> None:
+        self.wish, self.events, self.number = wish, events, number
+        self.is_cancelled = False  # whoever asked has gone; set by another thread
+        self.rng = random.Random(wish.seed)
+        self.window = wish.ids[-model.config.context_length :]
+        self.past, self.read, self.count = NOTHING, 0, 0
+        if wish.echo:
+            self.tell(Heard(wish.ids[0]))
+
+    def tell(self, event: Event) -> None:
+        """Whoever asked hears of it."""
+        self.events.put((self.number, event))
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether more than the last token of its window is still to be read."""
+        return len(self.window) - self.read > 1
+
+
+class Batch:
+    """The running batch of one model, and those who wait for it. One thread calls `run`, which
+    alone touches the model; any other may `submit`."""
+
+    def __init__(
+        self, model: LanguageModel, running: int, waiting: int, separator: Optional[int] = None
+    ) -> None:
+        self.model, self.most_running, self.most_waiting = model, running, waiting
+        self.separator = separator  # a model of single lines begins anew at each
+        self.remembers = model.predicts_every_token
+        packed = any(isinstance(tensor, Packed) for tensor in model.parameters.values())
+        self.piece = AT_ONCE if packed else PIECE
+        self.running: list[Text] = []
+        self.waiting: deque[Text] = deque()
+        self.is_closed = False
+        self._changed = threading.Condition()
+
+    def submit(self, wishes: Sequence[Wish], events: SimpleQueue[tuple[int, Event]]) -> list[Text]:
+        """Let them wait for their places: all of them, or none. Raises Busy if too many wait.
+
+        events: gets (number of the wish, what happened), at last why its text ended, or an error.
+        """
+        texts = [Text(wish, self.model, events, number) for number, wish in enumerate(wishes)]
+        with self._changed:
+            room = self.most_waiting + self.most_running - len(self.waiting) - len(self.running)
+            if self.is_closed or len(texts) > room:
+                raise Busy
+            self.waiting.extend(texts)
+            self._changed.notify()
+        return texts
+
+    def close(self) -> None:
+        """No more texts; those that are there end with an error."""
+        with self._changed:
+            self.is_closed = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Step after step, until it is closed."""
+        while self._has_work():
+            self.step()
+        for text in [*self.running, *self.waiting]:
+            text.tell(RuntimeError("the server is stopping"))
+
+    def _has_work(self) -> bool:
+        """Wait for something to do; False: it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_closed or self.running or self.waiting)
+            return not self.is_closed
+
+    def step(self) -> None:
+        """Let in, read a piece, write a token of each."""
+        self._let_in()
+        reading = [text for text in self.running if text.is_reading]
+        try:
+            if reading:
+                self._read(reading[0])
+                self.running.remove(reading[0])  # the next piece is another's
+                self.running.append(reading[0])
+            self._write([text for text in self.running if not text.is_reading])
+        except Exception as error:  # a worker that died, or no memory: nobody's own fault
+            for text in self.running:
+                text.tell(error)
+            self.running.clear()
+
+    def _let_in(self) -> None:
+        """Those who have gone give their places to those who wait."""
+        with self._changed:
+            self.running = [text for text in self.running if not text.is_cancelled]
+            for text in [text for text in self.waiting if text.is_cancelled]:
+                self.waiting.remove(text)
+            while self.waiting and len(self.running) < self.most_running:
+                self.running.append(self.waiting.popleft())
+
+    def _read(self, text: Text) -> None:
+        """The next piece of its window, but never the last token."""
+        end = min(text.read + self.piece, len(text.window) - 1)
+        piece = text.window[text.read : end]
+        is_heard = text.wish.echo and not text.count
+        if is_heard:
+            logits = self._all_logits(text, piece)
+            for row, token in zip(logits, text.window[text.read + 1 :]):
+                text.tell(_heard(token, row, text.wish.likeliest))
+        elif self.remembers:
+            text.past = listen(self.model, text.past, piece)
+        else:
+            end = len(text.window) - 1  # it reads its whole window at each token anyway
+        text.read = end
+
+    def _all_logits(self, text: Text, piece: list[int]) -> Matrix:
+        """What follows each token of the piece."""
+        if self.remembers:
+            logits, (text.past,) = go_on(self.model, [text.past], [piece])
+        else:
+            places = range(text.read, text.read + len(piece))
+            logits, _ = self.model.forward([text.window[: place + 1] for place in places])
+        return logits
+
+    def _write(self, texts: list[Text]) -> None:
+        """The next token of each."""
+        for text in [text for text in texts if text.count >= text.wish.most]:
+            self._end(text, LENGTH)  # nothing was to be written
+            texts.remove(text)
+        if not texts:
+            return
+        if self.remembers:
+            pasts: list[Past]
+            new = [text.window[text.read :] for text in texts]
+            logits, pasts = read_on(self.model, [text.past for text in texts], new)
+            for text, past in zip(texts, pasts):
+                text.past, text.read = past, len(text.window)
+        else:
+            logits, _ = self.model.forward([text.window for text in texts])
+        for text, row in zip(texts, logits):
+            self._draw(text, row)
+
+    def _draw(self, text: Text, logits: Vector) -> None:
+        wish, length = text.wish, self.model.config.context_length
+        try:
+            check_finite([logits])
+        except ValueError as error:
+            self._end(text, error)
+            return
+        token = wish.sampling.draw(logits, text.rng)
+        if token in wish.ends:
+            self._end(text, STOP)
+            return
+        text.tell(_heard(token, logits, wish.likeliest))
+        text.count += 1
+        is_full = len(text.window) == length and not wish.slides
+        if text.count == wish.most or is_full:
+            self._end(text, LENGTH)
+            return
+        window = slide([] if token == self.separator else text.window, token, self.model)
+        if len(window) != len(text.window) + 1:  # it slid, or began anew
+            text.past, text.read = NOTHING, 0
+        text.window = window
+        if not self.remembers:
+            text.read = len(window) - 1
+
+    def _end(self, text: Text, why: Union[str, Exception]) -> None:
+        text.tell(why)
+        self.running.remove(text)
+
+
+def _heard(token: int, logits: Vector, likeliest: Optional[int]) -> Heard:
+    """The token with what was asked to know of it."""
+    if likeliest is None:
+        return Heard(token)
+    highest = max(logits)
+    total = highest + math.log(math.fsum(math.exp(logit - highest) for logit in logits))
+    best = nlargest(likeliest, range(len(logits)), logits.__getitem__)
+    return Heard(token, logits[token] - total, tuple((t, logits[t] - total) for t in best))
