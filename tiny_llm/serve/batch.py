@@ -24,8 +24,7 @@ from heapq import nlargest
 from queue import SimpleQueue
 from typing import NamedTuple, Optional, Union
 
-from tiny_llm.fast.kv_cache import AT_ONCE, NOTHING, Past, go_on, listen, read_on
-from tiny_llm.fast.packed import Packed
+from tiny_llm.fast.kv_cache import NOTHING, Past, go_on, listen, read_on
 from tiny_llm.fast.tensors import check_finite
 from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
@@ -97,8 +96,6 @@ class Batch:
         self.model, self.most_running, self.most_waiting = model, running, waiting
         self.separator = separator  # a model of single lines begins anew at each
         self.remembers = model.predicts_every_token
-        packed = any(isinstance(tensor, Packed) for tensor in model.parameters.values())
-        self.piece = AT_ONCE if packed else PIECE
         self.running: list[Text] = []
         self.waiting: deque[Text] = deque()
         self.is_closed = False
@@ -163,7 +160,7 @@ class Batch:
 
     def _read(self, text: Text) -> None:
         """The next piece of its window, but never the last token."""
-        end = min(text.read + self.piece, len(text.window) - 1)
+        end = min(text.read + PIECE, len(text.window) - 1)
         piece = text.window[text.read : end]
         is_heard = text.wish.echo and not text.count
         if is_heard:
