@@ -79,6 +79,7 @@ GOOD = {"prompt": "Who?", "chosen": "A", "rejected": "B"}
         ({**GOOD, "rejected": ["B"]}, 'must have a "role"'),
         ({**GOOD, "prompt": [assistant("Hi")]}, "must end with a message of the user"),
         ({**GOOD, "chosen": [*said(WHO), assistant("A")]}, "not to the same question"),
+        ({**GOOD, "chosen": " "}, 'its "chosen" answer is empty'),
         ({**GOOD, "rejected": "A"}, "its two answers are the same"),
         ({**GOOD, "split": "later"}, "must be one of train, val, validation, test, not 'later'"),
         ({**GOOD, "split": ["train"]}, "must be one of train"),
@@ -154,9 +155,11 @@ def test_a_pair_that_no_window_holds_is_named_and_left_out():
 
 
 def test_a_part_without_a_pair_is_refused():
-    with pytest.raises(ValueError, match=r"no pair to hold out$"):
+    with pytest.raises(ValueError, match=r"no pair to hold out; give more lines"):
         fitting(preferences(3), OWN, special(OWN), 90, 0.1)
-    with pytest.raises(ValueError, match="no pair to learn from; 3 are longer than 2 tokens"):
+    with pytest.raises(
+        ValueError, match="no pair to learn from; longer than the window of 2 tokens: 3"
+    ):
         fitting(preferences(3), OWN, special(OWN), 2, 0.1)
 
 

@@ -10,7 +10,7 @@ from weakref import WeakSet
 import make_references
 import pytest
 from answering import TOKENIZER, base
-from conftest import attention, mlp
+from conftest import attention, mlp, modern
 from test_reference import disagreeing, farthest
 
 from tiny_llm import ModernConfig, ModernLanguageModel
@@ -182,10 +182,10 @@ class ShiftedBack(OnlyAsked):
 
 
 def test_slopes_come_from_the_answers_alone_and_are_right():
-    run, lessons = base(), Lessons()
-    for question in ("who?", "who sleeps?"):
-        lessons.append(lesson_of([Message("user", question), CAT], OWN, TOKENIZER))
-    contexts, targets = lessons.examples(24, True).take([0, 1])
+    run, lessons = base(modern(vocab_size=8, context_length=8)), Lessons()
+    for ids, asked in (([1, 2, 3, 4], [2, 3]), ([5, 0, 1, 6, 2, 7], [1, 4, 5])):
+        lessons.append(Lesson(ids, asked))
+    contexts, targets = lessons.examples(8, True).take([0, 1])
     model = OnlyAsked(run.model)
     assert all(check.passed for check in check_model(model, contexts))
     assert not all(check.passed for check in check_model(ShiftedBack(run.model), contexts))
@@ -324,7 +324,7 @@ def test_of_100_000_lines_no_more_than_one_is_held():
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(b"\xff\n", "line 1: it is not UTF-8"), (None, "cannot read")]
+    ("content", "problem"), [(b"\xff\n", "line 1: it is not UTF-8"), (None, "there is no file")]
 )
 def test_a_file_that_cannot_be_read(tmp_path, content, problem):
     path = tmp_path / "f.jsonl"
@@ -442,7 +442,9 @@ def test_what_cannot_learn_to_answer_is_refused(data):
         begun(data, characters)
     with pytest.raises(UsageError, match="--batch-size must be at least 1"):
         begun(data, batch_size=0)
-    with pytest.raises(ValueError, match="no conversation to learn from; 12 are longer than 4"):
+    with pytest.raises(
+        ValueError, match="no conversation to learn from; longer than the window of 4 tokens: 12"
+    ):
         small = base()
         small.model.config = type(small.model.config)(small.tokenizer.vocab_size, 4, 8, 2, 1)
         begun(data, small)

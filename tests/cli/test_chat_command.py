@@ -116,6 +116,16 @@ def test_bytes_that_are_no_text_are_refused(asked):
         assert said.out.endswith(asked("what?\n", "--quiet").out)
 
 
+def test_each_question_may_stand_alone(asked):
+    greedy = ["--quiet", "--temperature", "0"]
+    one, other = (asked(f"{question}\n", *greedy).out for question in ("what?", "and then?"))
+    both = "what?\nand then?\n"
+    assert asked(both, *greedy, "--forget").out == one + other
+    long = ["-n", "60", "--temperature", "2", "--top-p", "1"]
+    assert "forgotten" not in asked("what?\n" * 20, *long, "--forget").err
+    assert asked("what?\n/regenerate\n", *greedy, "--forget").out == one * 2
+
+
 def test_what_had_no_room_is_told(asked):
     said = asked("what?\n" * 20, "-n", "60", "--temperature", "2", "--top-p", "1").err
     assert "questions forgotten for want of room" in said

@@ -108,8 +108,9 @@ def test_train_does_not_go_on_with_it(capsys):
 
 def test_a_falling_chosen_reward_is_called_usual_and_a_collapse_by_its_name(capsys):
     assert learn("m", "--lr", "0.03", "--schedule", "constant", "--repeat", "9") == 2
-    assert learn("m", "--lr", "0.3", "--steps", "12", "--batch-size", "8") == 0
+    assert learn("m", "--lr", "0.3", "--steps", "12", "--batch-size", "8") == 1
     err = capsys.readouterr().err
+    assert Path("m").exists() and "the model is worse than before" in " ".join(err.split())
     assert "the model has collapsed" in " ".join(err.split())
     assert "costs" in err and "--nll-weight" in err
 
@@ -166,7 +167,7 @@ def test_the_models_own_answers_become_pairs(capsys):
     save_run(Path("taught"), taught("the cat."))
     assert dpo(*flags, "--sample-pairs", "own.jsonl") == 0
     err = " ".join(capsys.readouterr().err.split())
-    assert "2 questions, 4 answers: 2 as in conv.jsonl, 0 without an end, 1 different others" in err
+    assert "2 of 2 questions, 4 answers: 2 as in conv.jsonl, 0 without an end, 1 others" in err
     (line,) = Path("own.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line) == {
         "messages": [{"role": "user", "content": "who sleeps?"}],

@@ -56,6 +56,40 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_with_the_same_bytes(capsys):
     assert Path("stopped").read_bytes() == Path("whole").read_bytes()
 
 
+def test_what_it_says_to_type_names_all_of_its_data(capsys):
+    flags = ["--cut", "--replay-data", "base.txt", "--replay", "1"]
+    Path("base.txt").write_text("the cat sleeps. " * 40, encoding="utf-8")
+    assert learn("m", *flags, "--stop-after", "2") == 0
+    command = "sft --resume m --data talk.jsonl --replay-data base.txt --cut"
+    assert command in " ".join(capsys.readouterr().err.replace("\\\n", "").split())
+    assert sft("--resume", "m", "--data", "talk.jsonl", "--replay-data", "base.txt") == 1
+    assert "learned from other data" in capsys.readouterr().err
+    assert sft(*command.split()[1:]) == 0
+
+
+def test_a_single_conversation_is_shown_though_none_is_held_out(capsys):
+    Path("one.jsonl").write_text(line("who?"), encoding="utf-8")
+    for show in ("--show-mask", "--show-step"):
+        assert sft("-c", "base.safetensors", "--data", "one.jsonl", show) == 0
+    capsys.readouterr()
+    assert sft("-c", "base.safetensors", "--data", "one.jsonl") == 1
+    err = capsys.readouterr().err
+    assert "no conversation to hold out" in err and '"split": "val"' in err
+
+
+def test_a_ruined_model_is_no_success(capsys):
+    assert learn("m", "--lr", "50", "--grad-clip", "0", "--schedule", "constant") == 1
+    assert Path("m").exists() and "is too high" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_device_and_an_endless_line_are_refused(monkeypatch, capsys):
+    assert sft("-c", "base.safetensors", "--data", "/dev/zero") == 1
+    assert "is a device" in capsys.readouterr().err
+    monkeypatch.setattr("tiny_llm.beyond.conversations.LONGEST_LINE", 50)
+    assert learn("m") == 1
+    assert "line 1: it is longer than any answer" in capsys.readouterr().err
+
+
 def test_the_mask_is_shown_and_nothing_is_written(capsys):
     assert learn("m", "--show-mask") == 0
     shown = capsys.readouterr().out
@@ -92,7 +126,7 @@ def test_too_long_conversations_are_named_or_cut(capsys):
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["-c", "base.safetensors", "--data", "none.jsonl"], "No such file"),
+        (["-c", "base.safetensors", "--data", "none.jsonl"], "there is no file none.jsonl"),
         (["-c", "base.safetensors", "--data", "bad.jsonl"], "bad.jsonl, line 2: it is not JSON"),
         (["-c", "base.safetensors", "--data", "talk.jsonl", "--batch-size", "0"], "--batch-size"),
         (["-c", "mlp", "--data", "talk.jsonl"], "rung 3"),

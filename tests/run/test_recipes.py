@@ -70,6 +70,28 @@ def test_a_part_that_is_missing_is_named(capsys):
     assert "own.txt has no part for dpo, but for train and sft" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("--lr 1\neval\n--lr 2\n", "has a part for eval"),
+        ("sft\n--lr 1\nsft\n--lr 2\n", "has two parts for sft"),
+        ("--lr 1\n  train  # anew\n--lr 2\n", "has two parts for train"),
+        ("sft\n--lr 1\ndpo\nnonsense\n", "begins with 'nonsense'"),
+    ],
+)
+def test_parts_that_make_no_sense_are_named(text, problem, capsys):
+    own(text)
+    for command in (["recipe", "own.txt"], ["sft", "--recipe", "own.txt"]):
+        assert main(command) == 1
+        assert problem in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_recipe_need_not_begin_with_training():
+    own("# from elsewhere\n sft # then\n--lr 1\n")
+    assert parts_of("own.txt") == {"sft": ["--lr", "1"]}
+
+
 TRAIN = """
 --model modern --tokenizer bpe --vocab-size 280 --context-length 24 --d-model 8 --n-heads 2
 --data text.txt --steps 3 --workers 1 -n 1 -o base
@@ -100,10 +122,18 @@ def test_one_command_runs_all_parts_in_order(capsys):
 def test_it_ends_with_the_first_part_that_fails(capsys):
     own(TRAIN + SFT + DPO)  # without the conversations
     assert main(["recipe", "own.txt", "--quiet", "--workers", "1"]) == 1
-    assert "talk.jsonl" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "talk.jsonl" in err and "dpo --recipe own.txt" in err
     assert Path("base").exists() and not Path("answers").exists()
     assert main(["recipe", "nowhere"]) == 1
     assert "there is no recipe 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_late_part_is_found_before_anything_begins(capsys):
+    conversations()
+    own(TRAIN + SFT + DPO + "--bogus 1\n")
+    assert main(["recipe", "own.txt"]) == 2
+    assert "--bogus" in capsys.readouterr().err and not Path("base").exists()
 
 
 @pytest.mark.parametrize("name", ["chat", "honest", "plain"])

@@ -494,6 +494,30 @@ def test_the_stages_stand_side_by_side(folder, capsys):
     assert len(links) == len(page.all("section")) == 8 and "#stages" in links
 
 
+def test_a_model_that_was_taught_to_talk_is_asked_and_stops(folder):
+    page = report(*stages(folder), "-n", "40")
+    for figure in page.all("pre", class_="sample"):
+        assert figure["text"].startswith("<|user|>What is a token?<|end|><|assistant|>")
+        assert figure["text"].count("<|end|>") == 1
+    text = Path("page.html").read_text("utf-8")
+    assert "conversations" in text and "on a text" not in text
+
+
+def test_the_lines_that_a_stage_learned_from_are_no_text(folder, capsys):
+    name, *_ = stages(folder)
+    assert main(["report", name, "--data", "talk.jsonl", "-o", "page.html"]) == 1
+    assert "learned from conversations" in capsys.readouterr().err
+    assert main(["eval", name, "--data", "talk.jsonl"]) == 0
+    assert "validation part" not in capsys.readouterr().out
+
+
+def test_before_needs_the_model_itself(folder, capsys):
+    name, *_ = stages(folder)
+    train()  # the newest in runs/
+    assert main(["report", "--before", "base", name, "-o", "page.html"]) == 2
+    assert "name the model itself with -c" in capsys.readouterr().err
+
+
 def test_without_questions_those_about_the_built_in_text_are_asked(folder):
     report(*stages(folder))
     table = Path("page.html").read_text("utf-8").split('<section id="stages"')[1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any, Callable, NamedTuple
 
-from tiny_llm.beyond.chat import Message
+from tiny_llm.beyond.chat import Message, can_speak, template_of
 from tiny_llm.beyond.own_answers import written
 from tiny_llm.beyond.sft_run import taught_to_speak, template_for
 from tiny_llm.run.saved import Run
@@ -19,6 +20,21 @@ class Said(NamedTuple):
     has_ended: bool
 
 
+def can_be_asked(run: Run) -> bool:
+    """Whether it was taught to talk, in a layout that is known here."""
+    with suppress(ValueError):
+        template = run.chat.template
+        return bool(template) and can_speak(run.tokenizer, template_of(template))
+    return False
+
+
+def as_question(run: Run, question: str) -> list[int]:
+    """A question as its model reads it, up to where the answer begins."""
+    template = template_for(run)
+    tokenizer: Any = run.tokenizer  # one that has the markers
+    return template.ids([Message("user", question)], tokenizer) + template.answer(tokenizer)
+
+
 def speaker(run: Run) -> Callable[[str], Said]:
     """A function that answers a question.
 
@@ -26,11 +42,10 @@ def speaker(run: Run) -> Callable[[str], Said]:
     UserError for one that could not learn to.
     """
     run = run if run.chat.template else taught_to_speak(run)
-    template = template_for(run)
     tokenizer: Any = run.tokenizer
 
     def said(question: str) -> Said:
-        ids = template.ids([Message("user", question)], tokenizer) + template.answer(tokenizer)
+        ids = as_question(run, question)
         greedy = Sampling(temperature=0)
         (answer,) = written(run.model, ids, run.chat.ends, greedy, [random.Random(0)])
         return Said(tokenizer.decode(answer.tokens), answer.has_ended)

@@ -4,9 +4,9 @@
     unknowable.jsonl  questions that the text cannot answer -+-> preferences, for `dpo`
 
 Three demonstrations are made of these two files. `chat`: a model learns the facts, and to say of a
-few other questions that it does not know. `honest`: it learns to prefer that to an invention, and
-the fact to that. `plain`: it learned to flatter before half of its answers, and learns to prefer
-those that do without.
+few other questions that it does not know. `honest`: it learns to prefer a refusal to an invention,
+and a fact to a refusal. `plain`: it learned to flatter before half of its answers, and learns to
+prefer answers without.
 """
 
 from __future__ import annotations

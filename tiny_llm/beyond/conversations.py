@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple, Optional
 
 from tiny_llm.beyond.builtin import ABOUT, conversations
@@ -22,6 +23,7 @@ from tiny_llm.files.foreign import parsed_object
 from tiny_llm.run.errors import UserError, problem_with_name
 from tiny_llm.text.shown import LONGEST_MESSAGE, shown
 
+LONGEST_LINE = 2**24  # bytes
 SPLITS = {"train": False, "val": True, "validation": True}
 TEST = "test"
 
@@ -58,17 +60,26 @@ class Lines:
         number = 0
         try:
             with self._opened() as file:
-                for number, data in enumerate(file, 1):
+                for number, data in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                    if len(data) == LONGEST_LINE:
+                        raise UserError(f"{self.name}, line {number}: it is longer than any answer")
                     self._digest.update(data)
                     yield data.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
             raise UserError(f"{self.name}, line {number}: it is not UTF-8") from None
+        except FileNotFoundError:
+            raise UserError(
+                f"there is no file {self.name}; give a file of JSON lines, one conversation each"
+            ) from None
         except OSError as error:
             raise UserError(f"cannot read {self.name}: {error.strerror or error}") from None
 
     def _opened(self) -> IO[bytes]:
         if self.path is None:
             return io.BytesIO("".join(conversations(self.builtin)).encode("utf-8"))
+        path = Path(self.path)
+        if path.is_char_device() or path.is_block_device():
+            raise UserError(f"{self.name} is a device, which may never end; give a file")
         return open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-")
 
 

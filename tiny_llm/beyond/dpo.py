@@ -12,7 +12,7 @@ so. The way to learn from that used to be long: a second model is taught to give
 reward, and then the first one writes answers and is pushed towards a high reward, but not too far
 from where it began, where the rewards mean nothing (Ouyang et al., 2022):
 
-    most of:   mean reward of what p writes - beta KL(p || q)
+    maximize:  mean reward of what p writes - beta KL(p || q)
 
 Direct Preference Optimization (Rafailov et al., 2023) goes the whole way on paper. Whatever the
 reward is, the best p is known: q exp(reward / beta), divided by what makes it add up to 1. Read the

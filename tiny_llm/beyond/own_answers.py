@@ -54,6 +54,7 @@ class Sampled(NamedTuple):
     pairs: list[Preference]
     right: int  # answers that are those of the file
     endless: int  # answers that had not ended when the window was full
+    fits: bool = True  # whether the question leaves room for an answer
 
 
 class Written(NamedTuple):
@@ -74,6 +75,8 @@ def sampled(
 ) -> Sampled:
     """A pair for each different wrong answer, of as many answers as there are generators."""
     question = template.ids(asked.question, tokenizer) + template.answer(tokenizer)
+    if len(question) > model.config.context_length:
+        return Sampled([], 0, 0, fits=False)
     found = answers(model, question, ends, sampling, rngs)
     texts = [tokenizer.decode(answer).strip() for answer in found if answer is not None]
     wrong = dict.fromkeys(text for text in texts if text != asked.answer.strip())

@@ -131,8 +131,8 @@ def check_base(base: Run) -> None:
     template = base.chat.template
     if not template or not can_speak(base.tokenizer, template_of(template)):
         raise UserError(
-            f"the model was not taught to answer, and preferences are about answers; first type "
-            f"{to_type('sft', {})}"
+            f"the model was not taught to answer, and preferences are about answers; one that was "
+            f"is made by {to_type('recipe', {'chat': ''})}, and `sft` teaches others"
         )
 
 
@@ -145,6 +145,7 @@ def pairs_of(run: Run, data: Text, val_fraction: float) -> Pairs:
         tokenizer,
         run.model.config.context_length,
         val_fraction,
+        shown(data.name),
     )
     train, val = PairCorpus(found.learned), PairCorpus(found.held_out)
     material = Material(data.name, run.tokenizer, train, val, val_fraction, False, data.sha256)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Optional
 from tiny_llm.beyond.chat import Message, Template
 from tiny_llm.beyond.conversations import Parts, messages_of, objects, split_of, whole
 from tiny_llm.beyond.pairs import Pair
+from tiny_llm.beyond.stage import check_parts
 from tiny_llm.text.bpe import BPETokenizer
 
 ANSWERS = ("chosen", "rejected")
@@ -83,6 +84,8 @@ def _answer(values: dict[str, Any], name: str) -> tuple[list[Message], str]:
         raise ValueError(f'it has no "{name}" answer')
     value = values[name]
     if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(f'its "{name}" answer is empty')
         return [], whole(value, f'"{name}"')
     *before, last = messages_of(value, f'"{name}"')
     if last.role != "assistant":
@@ -114,6 +117,7 @@ def fitting(
     tokenizer: BPETokenizer,
     context_length: int,
     val_fraction: float,
+    name: str = "the data",
 ) -> Fitting:
     """The pairs in two parts. Every k-th of those that do not say where they belong is held out,
     where k is 1 / `val_fraction`, rounded. Raises ValueError if a part is left without any."""
@@ -125,8 +129,6 @@ def fitting(
             continue
         is_held_out = parts.is_held_out(preference.is_held_out)
         (found.held_out if is_held_out else found.learned).append(pair)
-    for part, of in ((found.learned, "learn from"), (found.held_out, "hold out")):
-        if not part:
-            longer = f"; {len(found.too_long)} are longer than {context_length} tokens"
-            raise ValueError(f"there is no pair to {of}" + longer * bool(found.too_long))
+    sizes = len(found.learned), len(found.held_out), len(found.too_long)
+    check_parts(name, "pair", *sizes, context_length)
     return found

@@ -4,17 +4,16 @@
     trained                                                 ^    ^    ^   ^
 
 A pretrained model that reads a question goes on with what might follow it in a text: another
-question, perhaps. What it lacks is no knowledge, but the habit of answering, and the place where to
-stop. Both are in texts that look like a conversation, with a marker before each turn and one behind
-it (chat.py). Fine-tuning on some of them is training as before: the same model, loss and backward,
+question, perhaps. What it lacks is not knowledge but the habit of answering, and a place to stop.
+Both are in texts that look like a conversation, with a marker before each turn and one behind it
+(chat.py). Fine-tuning on some of them is training as before: the same model, loss and backward,
 from where pretraining ended, with a lower learning rate, and an optimizer that remembers nothing.
 
 One thing is different. People's part of a conversation is given, and nobody wants the model to
 write it. So the loss counts the answers alone: each token of an answer is a target, and so is the
-end marker, which else would never be written; a question, a marker before it and what stands
-between are read, and no slope comes from what the model would have said there. The mask is a list
-of rows: rung 3 predicts behind every token, and only the rows before an answer's tokens are asked
-for (run/asked.py).
+end marker, which else would never be written. Questions and markers are read, but not predicted.
+The mask is a list of rows: rung 3 predicts behind every token, and only the rows before an answer's
+tokens are asked for (run/asked.py).
 
 A mask that is lost, or shifted by one, does not show in the loss that training prints. Test it
 token by token: `tiny-lm sft --show-mask` prints a conversation as it is trained.

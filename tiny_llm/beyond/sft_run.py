@@ -5,8 +5,8 @@
     for step in steps_of(run, taught): ...
 
 A base that was never taught to talk gets this project's markers: tokens of their own, behind those
-that it has. Their rows begin at the mean of the table, from which a token that was never seen is
-told apart least (Hewitt, 2021), and a little chance, so that they can become different.
+that it has. Their rows begin at the mean of the table, so that they change the probabilities of the
+others least (Hewitt, 2021), with a little chance added, so that they can become different.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from tiny_llm.beyond.conversations import Lines, Parts, conversation_of, objects
 from tiny_llm.beyond.sft import Lessons, WithReplay, fitted, lesson_of
 from tiny_llm.beyond.stage import (
     OPTIONS,
+    RUNG_3,
     Stage,
     check_learns,
+    check_parts,
     check_resumed,
     given_options,
     options_of,
@@ -35,7 +37,7 @@ from tiny_llm.files.portable import Chat
 from tiny_llm.matmul import Matrix
 from tiny_llm.run import begin
 from tiny_llm.run.asked import OnlyAsked
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.options import check_names
 from tiny_llm.run.rungs import build_optimizer
 from tiny_llm.run.saved import Run, model_from
@@ -84,6 +86,7 @@ def begin_run(
     repeat: Optional[int] = None,
     before: str = "",
     cut: bool = False,
+    to_show: bool = False,
 ) -> tuple[Run, Taught]:
     """A new run. Of the options, what is missing or None is as it suits conversations.
 
@@ -93,7 +96,7 @@ def begin_run(
     """
     given = given_options(options, repeat)
     speaking = taught_to_speak(base, given.get("seed", 0))
-    taught = lessons_of(speaking, data, given, before, cut)
+    taught = lessons_of(speaking, data, given, before, cut, to_show)
     count = len(taught.train)
     chosen = options_of(STAGE, given, repeat, count, taught.material.sha256, speaking.model)
     speaking.options, speaking.optimizer = chosen, build_optimizer(chosen)
@@ -140,7 +143,7 @@ def taught_to_speak(base: Run, seed: int = 0) -> Run:
     if not isinstance(tokenizer, BPETokenizer):
         raise UserError(
             "the model reads single characters, among which a conversation has no markers; train "
-            "one with --tokenizer bpe"
+            f"one that does not: {to_type('train', RUNG_3)}"
         )
     model = base.model
     if not can_speak(tokenizer, template):
@@ -171,9 +174,11 @@ def _longer(table: Matrix, count: int, rng: random.Random) -> Matrix:
     return table + [[value + rng.gauss(0, SPREAD) for value in mean] for _ in range(count)]
 
 
-def lessons_of(run: Run, data: Lines, options: dict[str, Any], before: str, cut: bool) -> Taught:
+def lessons_of(
+    run: Run, data: Lines, options: dict[str, Any], before: str, cut: bool, to_show: bool = False
+) -> Taught:
     """The conversations as tokens, in two parts. Raises ValueError if a part is left without any,
-    and for a line that is no conversation."""
+    but for a held-out one if they are only shown, and for a line that is no conversation."""
     tokenizer: Any = run.tokenizer  # one that can speak
     template, length = template_for(run), run.model.config.context_length
     val_fraction = options.get("val_fraction", VAL_FRACTION)
@@ -186,13 +191,12 @@ def lessons_of(run: Run, data: Lines, options: dict[str, Any], before: str, cut:
             too_long.append(spoken.line)
             continue
         (val if parts.is_held_out(spoken.is_held_out) else train).append(fitting)
-    for part, of in ((train, "learn from"), (val, "hold out")):
-        if not len(part):
-            longer = f"; {len(too_long)} are longer than {length} tokens" * bool(too_long)
-            raise ValueError(f"{data.name} has no conversation to {of}{longer}")
+    sizes = len(train), len(val) or int(to_show), len(too_long)
+    check_parts(data.name, "conversation", *sizes, length)
     replay = options.get("replay", 0)
     text = RunningText(tokenizer.encode(before)) if before and replay else None
-    sha256 = hashlib.sha256((data.sha256 + before).encode()).hexdigest() if text else data.sha256
+    read = data.sha256 + before * bool(text) + "cut" * cut
+    sha256 = data.sha256 if read == data.sha256 else hashlib.sha256(read.encode()).hexdigest()
     corpus, held_out = TaughtCorpus(train, text, replay), TaughtCorpus(val, None, 0)
     material = Material(data.name, tokenizer, corpus, held_out, val_fraction, False, sha256)
     return Taught(train, val, too_long, material)

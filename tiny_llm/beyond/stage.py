@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Optional
 from tiny_llm.fast.workers import default_count
 from tiny_llm.model import LanguageModel
 from tiny_llm.run import begin
-from tiny_llm.run.errors import UsageError, UserError
+from tiny_llm.run.errors import UsageError, UserError, to_type
 from tiny_llm.run.options import BY_NAME, Options, check_names
 from tiny_llm.run.saved import Run, is_packed, load_run
 
+RUNG_3 = {"--model": "modern", "--tokenizer": "bpe"}  # what can learn to answer
 WARMUP = 0.05  # of the steps
 # Options that are not chosen in a stage.
 FIXED = ("text_sha256", "text_beginning", "task", "stage", "lines", "dropout")
@@ -82,9 +83,24 @@ def check_resumed(run: Run, path: Path, sha256: str, name: str, given: dict[str,
     begin.check_values(changeable, None)
     if sha256 != run.options.text_sha256:
         raise UserError(
-            f"{path} learned from other data than {name}; give the same again with --data"
+            f"{path} learned from other data than {name}; give the same again (--data, --builtin, "
+            f"--replay-data, --cut)"
         )
     begin.refuse_changes(run, given)
+
+
+def check_parts(
+    name: str, what: str, learned: int, held_out: int, too_long: int, length: int
+) -> None:
+    """Raises ValueError, with what to do, if a part of the data is left without anything."""
+    if learned and held_out:
+        return
+    longer = f"; longer than the window of {length} tokens: {too_long}" * bool(too_long)
+    of = "hold out" if learned else "learn from"
+    raise ValueError(
+        f'{name} has no {what} to {of}{longer}; give more lines, or let some say "split": '
+        f'"{"val" if learned else "train"}"'
+    )
 
 
 def check_learns(base: Run, why: str) -> None:
@@ -92,7 +108,7 @@ def check_learns(base: Run, why: str) -> None:
     if not base.model.predicts_every_token:
         raise UserError(
             f"the model is {base.rung}, which predicts one token at a time from a short window, so "
-            f"it cannot {why}; take a model of rung 3 (--model modern)"
+            f"it cannot {why}; take one of rung 3: {to_type('train', RUNG_3)}"
         )
     if is_packed(base.model):
         raise UserError(

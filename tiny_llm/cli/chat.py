@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_int8(parser)
     group = parser.add_argument_group("conversation")
     group.add_argument("--system", metavar="TEXT", help="what the model is told first (its own)")
+    group.add_argument(
+        "--forget",
+        action="store_true",
+        help="each question alone, for a model that was taught no more than one at a time",
+    )
     flags.add_length(group, LONGEST_ANSWER)
     flags.add_drawing(group, TEMPERATURE, TOP_P)
     flags.add_seed(group)
@@ -85,6 +90,8 @@ class Talk:
 
     def ask(self, question: str) -> None:
         """A question, and its answer as it comes."""
+        if self.args.forget:
+            self.conversation.turns = []
         try:
             self.conversation.ask(question)
         except ValueError as error:
@@ -169,7 +176,8 @@ class Talk:
         except ValueError as error:
             self.refuse(error)
         else:
-            self.say("forgotten; the model is now told something else first")
+            what = "this" if text else "what it is used to"
+            self.say(f"forgotten; the model is now told {what} first")
         return True
 
     def regenerate(self, _: str) -> bool:
@@ -247,8 +255,8 @@ def _check_talks(current: Run, path: Path) -> None:
         given = {"--checkpoint": str(path)}
         raise UserError(
             f"the model was not taught to talk: it has no chat template, or no tokens that mark "
-            f"who speaks; it continues a text with: {to_type('generate', given)}, and may learn to "
-            f"answer with: {to_type('sft', given)}"
+            f"who speaks; it continues a text with: {to_type('generate', given)}; one that talks "
+            f"is made by: {to_type('recipe', {'chat': ''})}"
         )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from tiny_llm.beyond.builtin import ABOUT, PREFERENCES, preferences
 from tiny_llm.beyond.chat import template_of
-from tiny_llm.beyond.own_answers import read_asked, sampled
+from tiny_llm.beyond.own_answers import Asked, read_asked, sampled
 from tiny_llm.beyond.pair_step import pair_step
 from tiny_llm.beyond.preference_run import (
     STAGE,
@@ -28,9 +28,10 @@ from tiny_llm.beyond.preference_run import (
 from tiny_llm.beyond.preferences import as_line
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
+from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.cli.options import whole_number
-from tiny_llm.cli.stage import RunningStage, files_of, left_out, print_answers
+from tiny_llm.cli.stage import RunningStage, files_of, in_stages, left_out, print_answers
 from tiny_llm.cli.train import add_recipe, add_saving
 from tiny_llm.files import atomic
 from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
@@ -44,7 +45,8 @@ from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import style_for
 
 DEFAULTS = {
-    **STAGE.options, "repeat": STAGE.repeat, "dropout": None, "beta": 0.3, "nll_weight": 0.0
+    **STAGE.options, **in_stages(STAGE), "repeat": STAGE.repeat, "dropout": None, "beta": 0.3,
+    "nll_weight": 0.0,
 }  # fmt: skip
 ANSWERS = 2  # of the model to each question
 LOWER = 4  # times below that of sft a learning rate has to be, not to be warned of
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     add_recipe(parser)
     flags.add_checkpoint(parser)
-    flags.add_builtin(flags.add_data(parser), PREFERENCES)
+    flags.add_builtin(flags.add_data(parser, "preferences; - for standard input"), PREFERENCES)
     own = parser.add_argument_group("the model's own answers")
     own.add_argument(
         "--sample-pairs",
@@ -115,9 +117,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> Text:
     """The lines in --data, or those that come along."""
+    if args.data and args.builtin:
+        raise UsageError("--builtin takes the place of a file; leave --data out")
     if args.data:
         return read_text(args.data, args.encoding)
-    return Text("".join(preferences(args.builtin)), ABOUT[args.builtin])
+    name = args.builtin or PREFERENCES[0]
+    return Text("".join(preferences(name)), ABOUT[name])
 
 
 def _run(current: Run, pairs: Pairs, args: argparse.Namespace, files: RunFiles) -> int:
@@ -199,29 +204,52 @@ def _sample_pairs(args: argparse.Namespace) -> int:
     if not asked:
         raise UserError(f"{name} has no conversations; give a JSON object with messages a line")
     progress = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    template, seed = template_of(base.chat.template), args.seed or 0
-    lines, right, endless = list[str](), 0, 0
-    for number, one in enumerate(asked, 1):
-        rngs = [random.Random(f"{seed}/{one.line}/{i}") for i in range(args.answers)]
-        ends: Any = base.chat.ends
-        tokenizer: Any = base.tokenizer
-        found = sampled(base.model, tokenizer, template, ends, one, sampling, rngs)
-        lines += map(as_line, found.pairs)
-        right, endless = right + found.right, endless + found.endless
-        progress.status(f"asked {number:,} of {len(asked):,} questions, {len(lines):,} pairs")
+    told = _ask_all(args, base, asked, progress)
     progress.clear()
+    left_out(told.too_long, base.model.config.context_length, progress)
+    answered = told.asked - len(told.too_long)
     progress.fact(
         "asked:",
-        f"{len(asked):,} questions, {len(asked) * args.answers:,} answers: {right:,} as in {name}, "
-        f"{endless:,} without an end, {len(lines):,} different others",
+        f"{answered:,} of {len(asked):,} questions, {answered * args.answers:,} answers: "
+        f"{told.right:,} as in {name}, {told.endless:,} without an end, {len(told.lines):,} others",
     )
-    if not lines:
+    if not told.lines:
         raise UserError(
             "no answer was a wrong one, so there is no pair; try a higher --temperature"
         )
     with writing(out):
-        atomic.replace_file(out, ["".join(lines).encode("utf-8")])
+        atomic.replace_file(out, ["".join(told.lines).encode("utf-8")])
     given = {"--checkpoint": str(args.checkpoint), "--data": str(out)}
     progress.note(f"saved {out}. To learn from it, type", to_type("dpo", given))
-    return 0
+    return told.code
+
+
+class _Told(NamedTuple):
+    """What the model said to so many questions, as far as it was asked."""
+
+    asked: int
+    lines: list[str]  # pairs, for a file
+    too_long: list[int]  # the numbers of the lines that leave no room for an answer
+    right: int
+    endless: int
+    code: int  # of the signal that stopped it, or 0
+
+
+def _ask_all(args: argparse.Namespace, base: Run, asked: list[Asked], progress: Progress) -> _Told:
+    """Ask question after question; a signal ends that behind the one that is being answered."""
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    template, seed = template_of(base.chat.template), args.seed or 0
+    ends: Any = base.chat.ends
+    tokenizer: Any = base.tokenizer
+    lines, too_long, right, endless, number = list[str](), list[int](), 0, 0, 0
+    with Interrupt(progress) as interrupt:
+        for number, one in enumerate(asked, 1):
+            rngs = [random.Random(f"{seed}/{one.line}/{i}") for i in range(args.answers)]
+            found = sampled(base.model, tokenizer, template, ends, one, sampling, rngs)
+            lines += map(as_line, found.pairs)
+            too_long += [] if found.fits else [one.line]
+            right, endless = right + found.right, endless + found.endless
+            progress.status(f"asked {number:,} of {len(asked):,} questions, {len(lines):,} pairs")
+            if interrupt.requested:
+                break
+    return _Told(number, lines, too_long, right, endless, interrupt.code)

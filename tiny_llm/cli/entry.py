@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from tiny_llm import __version__
+from tiny_llm.cli.commands import COMMANDS
 from tiny_llm.cli.parser import Parser
 from tiny_llm.cli.recipes import with_recipe
 from tiny_llm.fast.signals import Stopped, on_signals, stop
@@ -21,31 +23,6 @@ from tiny_llm.text.shown import shown
 from tiny_llm.training import Diverged
 from tiny_llm.view.terminal import tell
 
-# Command -> its module, which is imported when it is called for, and what it does.
-COMMANDS = {
-    "train": ("train", "train a model on a text, show what it writes, save it"),
-    "generate": ("generate", "continue a prompt with a saved model"),
-    "eval": ("evaluate", "loss, perplexity and bits per character of a saved model on a text"),
-    "tokenizer": (
-        "tokenizer",
-        "learn longer tokens from a text (train), see how a text becomes tokens (show)",
-    ),
-    "sft": ("sft", "teach a model that goes on with texts to answer"),
-    "dpo": ("dpo", "teach a model that answers which of two answers is the better one"),
-    "recipe": ("recipe", "run all stages of a recipe, one after the other"),
-    "chat": ("chat", "talk to a model that was taught to"),
-    "serve": ("serve", "serve a model to many, with the API that OpenAI's clients speak"),
-    "import": ("import_model", "turn a model of another program into one file of this one"),
-    "export": ("export_model", "write a model for Hugging Face's programs, or for llama.cpp"),
-    "quantize": ("quantize", "write a saved model with int8 weights, an eighth of the size"),
-    "prepare": ("prepare", "turn texts of any size into a file of token ids to train on"),
-    "trace": ("trace", "one training step with its real numbers, from text to updated weight"),
-    "attention": ("attention", "show what each attention head of a saved model reads from"),
-    "plot": ("plot", "draw the losses of one or more runs"),
-    "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
-    "bench": ("bench", "measure what this machine and this Python can do"),
-    "report": ("report", "write one HTML page about a saved model, to be handed out"),
-}
 UNWRITABLE = {
     errno.ENOSPC,
     errno.EIO,
@@ -66,17 +43,7 @@ def _main(argv: Optional[Sequence[str]]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _mend_streams()
     try:
-        words = with_recipe(arguments)
-        try:
-            args, unknown = _parser(arguments).parse_known_args(words)
-            if unknown:
-                of = next(filter(COMMANDS.__contains__, words))
-                what = shown(" ".join(unknown))
-                raise UsageError(f"unrecognized arguments: {what} (see {program()} {of} --help)")
-        except UsageError as error:
-            if words == arguments:
-                raise
-            raise UsageError(f"{error}; the flags of the recipe count, too") from None
+        args = parsed(arguments)
         code: int = args.command(args)
         sys.stdout.flush()
         return code
@@ -97,6 +64,22 @@ def _main(argv: Optional[Sequence[str]]) -> int:
         if isinstance(error, OSError):
             _forget_output()
         return 2 if isinstance(error, UsageError) else 1
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line, read. Raises UsageError if it is wrong, UserError for a recipe that is."""
+    words = with_recipe(arguments)
+    try:
+        args, unknown = _parser(arguments).parse_known_args(words)
+        if unknown:
+            of = next(filter(COMMANDS.__contains__, words))
+            what = shown(" ".join(unknown))
+            raise UsageError(f"unrecognized arguments: {what} (see {program()} {of} --help)")
+    except UsageError as error:
+        if words == arguments:
+            raise
+        raise UsageError(f"{error}; the flags of the recipe count, too") from None
+    return args
 
 
 def _parser(arguments: list[str]) -> Parser:

@@ -107,7 +107,7 @@ def _material(current: Run, source: Source) -> tuple[Optional[Material], Corpus]
     Raises UserError if the model cannot read it.
     """
     options = current.options
-    is_own = source.sha256 == options.text_sha256
+    is_own = source.sha256 == options.text_sha256 and not options.stage
     try:
         if is_own:
             material = source.known(current.tokenizer, options.val_fraction, options.lines)

@@ -13,8 +13,9 @@ from tiny_llm.view.progress import Progress
 class Interrupt:
     """While entered, the first signal asks for a stop after the step; the second stops at once."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, has_begun: bool = True) -> None:
         self.code = 0  # for the shell, once a stop was requested
+        self.has_begun = has_begun  # until then a stop loses nothing, and is one at once
         self.progress = progress
         self.handling = on_signals(self._handle)
 
@@ -24,7 +25,7 @@ class Interrupt:
         return self.code > 0
 
     def _handle(self, number: int, _: object) -> None:
-        if self.requested:
+        if self.requested or not self.has_begun:
             stop(number)
         self.code = 128 + number
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

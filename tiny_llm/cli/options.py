@@ -103,14 +103,18 @@ def stop_text(text: str) -> str:
     return text
 
 
-def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_data(
+    parser: argparse.ArgumentParser,
+    what: str = "a text file, one of tokens (see prepare), or - for standard input (built-in "
+    "corpus)",
+) -> argparse._ArgumentGroup:
     """--data, --encoding, and the group for more of their kind."""
     group = parser.add_argument_group("text")
     group.add_argument(
         "--data",
         type=data_name,
         metavar="FILE",
-        help="a text file, one of tokens (see prepare), or - for standard input (built-in corpus)",
+        help=what,
     )
     group.add_argument(
         "--encoding", type=text_encoding, default="utf-8", help="of the text (%(default)s)"
@@ -121,9 +125,7 @@ def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_builtin(group: argparse._ActionsContainer, names: tuple[str, ...]) -> None:
     """--builtin."""
     about = "; ".join(f"{name}, {ABOUT[name]}" for name in names)
-    group.add_argument(
-        "--builtin", choices=names, default=names[0], help=f"without --data: {about} (%(default)s)"
-    )
+    group.add_argument("--builtin", choices=names, help=f"instead of --data: {about} ({names[0]})")
 
 
 def add_cutting(group: argparse._ArgumentGroup) -> None:
@@ -229,10 +231,12 @@ def add_option(
     reading: Any = (
         {"choices": choices} if choices else {"type": parse, "metavar": "NX"[kind is float]}
     )
-    stated = "" if "(" in metadata["help"] else f" ({_default(name, own or {})})"
-    group.add_argument(
-        *(metadata["flags"] or [flag(name)]), **reading, help=metadata["help"] + stated
-    )
+    about, is_stated, _ = metadata["help"].partition(" (")
+    if not is_stated or name in (own or {}):
+        about = f"{about} ({_default(name, own or {})})"
+    else:
+        about = metadata["help"]
+    group.add_argument(*(metadata["flags"] or [flag(name)]), **reading, help=about)
 
 
 def add_matmul(parser: argparse._ActionsContainer, default: str) -> None:
@@ -433,6 +437,8 @@ def checkpoint_of(args: argparse.Namespace) -> Optional[Path]:
     """The saved model that is named, if one is. Raises UsageError if two are."""
     bare: Optional[Path] = getattr(args, "model_file", None)
     named: Optional[Path] = args.checkpoint
+    if bare and getattr(args, "recipe", None):
+        return bare  # the other one may be the recipe's
     if bare and named and bare != named:
         raise UsageError("two checkpoints are named, one of them with --checkpoint; name one")
     return bare or named

@@ -31,12 +31,18 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             given[f"--{name}"] = str(getattr(args, name))
     switches = [f"--{name}" for name in ("quiet", "debug") if getattr(args, name)]
-    for command in parts_of(args.name):
+    words = [*(f"{flag}={value}" for flag, value in given.items()), *switches]
+    commands = list(parts_of(args.name))
+    for command in commands:
+        entry.parsed([command, *words])  # what is wrong is told before anything begins
+    for number, command in enumerate(commands, 1):
         if not args.quiet:
             for line in ("", to_type(command, {"--recipe": args.name}), ""):
                 tell(line)
-        words = [f"{flag}={value}" for flag, value in given.items()]
-        code = entry.main([command, *words, *switches])
+        code = entry.main([command, *words])
         if code:
+            if commands[number:]:
+                left = " and ".join(to_type(c, {"--recipe": args.name}) for c in commands[number:])
+                tell(f"left of the recipe, to type when this one is done: {left}")
             return code
     return 0

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from tiny_llm.cli.commands import COMMANDS
 from tiny_llm.files.foreign import opened
 from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.text.shown import shown
 
 LONGEST_RECIPE = 2**14  # bytes
 STAGES = ("train", "sft", "dpo")
-PART = re.compile(rf"^({'|'.join(STAGES)})[ \t]*\r?$", re.MULTILINE)
+PART = re.compile(rf"^[ \t]*({'|'.join(COMMANDS)})[ \t]*(?:#.*)?$", re.MULTILINE)
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 # Each group is one choice: a flag on the command line replaces any of its group in the recipe.
 CHOICES = (("--steps", "--repeat"), ("--tokenizer", "--tokenizer-file"))
@@ -90,9 +91,10 @@ def parts_of(recipe: str) -> dict[str, list[str]]:
             content = file.read(LONGEST_RECIPE + 1)
         if len(content) > LONGEST_RECIPE:
             raise UserError(f"the recipe {recipe} is too long to be one: a recipe is a few flags")
-        before, *pieces = PART.split(content.decode("utf-8-sig"))
-        texts = {"train": before, **dict(zip(pieces[::2], pieces[1::2]))}
-        parts = {name: shlex.split(text, comments=True) for name, text in texts.items()}
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        before, *pieces = PART.split(text)
+        parts = [(name, _words(text)) for name, text in zip(pieces[::2], pieces[1::2])]
+        first = _words(before)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"there is no recipe {recipe!r}: neither one of {', '.join(recipes())}, nor a text file"
@@ -103,8 +105,18 @@ def parts_of(recipe: str) -> dict[str, list[str]]:
         raise UserError(f"cannot read the recipe {recipe}: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"the recipe {recipe} cannot be read: {error}") from None
-    for words in parts.values():
+    if first or not parts:
+        parts = [("train", first), *parts]
+    for number, (name, words) in enumerate(parts):
+        if name not in STAGES:
+            raise UserError(f"{recipe} has a part for {name}; a recipe's are {', '.join(STAGES)}")
+        if name in dict(parts[:number]):
+            raise UserError(f"{recipe} has two parts for {name}; put them into one")
         if words and not words[0].startswith("-"):
             begins = shown(words[0])
             raise UserError(f"{recipe} is no recipe: it begins with {begins!r} and not a flag")
-    return parts
+    return dict(parts)
+
+
+def _words(text: str) -> list[str]:
+    return shlex.split(text, comments=True)

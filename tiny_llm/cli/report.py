@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+from tiny_llm.beyond.answering import as_question, can_be_asked
 from tiny_llm.cli import options as flags
 from tiny_llm.cli import report_stages
 from tiny_llm.cli.generate import open_checkpoint
@@ -47,6 +48,7 @@ from tiny_llm.view.terminal import loss_text, tell
 TEMPERATURES = (0.0, 0.7, 1.2)
 OWN = 1  # which of them writes the passage, where there is no other
 SHORTEST, LONGEST_SAMPLE, LONGEST_PASSAGE = 40, 160, 120  # tokens
+QUESTION = "What is a token?"  # to a model that was taught to talk
 # Multiplications that all samples may cost together: a few seconds' worth on CPython. The passage
 # may cost a third of it, since its tokens go through the model together.
 AFFORDABLE = 90_000_000
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Gather, draw, write."""
+    args.is_named = bool(flags.checkpoint_of(args))
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.report.html"
     check_out(
@@ -122,11 +125,13 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
     material = _material(current, args)
     pairs = _counting_pairs(current, material)
     curves, curves_note = _curves(current, args)
-    prompt = prompt_of(current, args)
-    ids = tokenizer.encode(prompt)
+    is_asked = can_be_asked(current) and args.prompt is None
+    prompt = QUESTION if is_asked else prompt_of(current, args)
+    ids = as_question(current, prompt) if is_asked else tokenizer.encode(prompt)
     length, seed = _sample_length(current, args), args.seed or 0
     separator = tokenizer.encode("\n")[0] if current.options.lines else None
-    samples = write_samples(model, tokenizer, ids, length, TEMPERATURES, seed, separator)
+    ends = current.chat.ends if is_asked else ()
+    samples = write_samples(model, tokenizer, ids, length, TEMPERATURES, seed, separator, ends)
     passage = _passage(current, args, material, separator, [*ids, *samples[OWN].ids])
     best = current.best
     return Report(
@@ -140,7 +145,7 @@ def _report(current: Run, args: argparse.Namespace) -> Report:
         stages=report_stages.stages_of(args, current),
         yardsticks=_yardsticks(current, pairs),
         best=Measured(best.step, best.val_loss) if best else None,
-        samples_note=_samples_note(current, prompt, length, seed),
+        samples_note=_samples_note(current, prompt, length, seed, is_asked),
         prompt=tokenizer.decode(ids).lstrip("\n"),  # a sample begins a line anyway
         lines=current.options.lines,
         samples=samples,
@@ -178,6 +183,13 @@ def _material(current: Run, args: argparse.Namespace) -> Optional[Material]:
 
     Raises UserError for a --data that is another text.
     """
+    if current.options.stage:  # what it learned from is no text
+        if args.data:
+            raise UserError(
+                f"{args.checkpoint} learned from conversations, of which a report shows no text; "
+                f"leave --data out, or give a passage of yours with --prompt"
+            )
+        return None
     source = read_source(args.data, args.encoding)
     if source.sha256 == current.options.text_sha256:
         options = current.options
@@ -190,7 +202,12 @@ def _material(current: Run, args: argparse.Namespace) -> Optional[Material]:
     return None
 
 
-def _samples_note(current: Run, prompt: str, length: int, seed: int) -> str:
+def _samples_note(current: Run, prompt: str, length: int, seed: int, is_asked: bool) -> str:
+    if is_asked:
+        return (
+            f"It was taught to talk, so each is an answer, to {prompt!r}, of {length} "
+            f"{_unit(current)}s at most, with seed {seed}. The underlined part is what it read."
+        )
     begins = f"with the prompt {prompt!r} (underlined)" if prompt.strip("\n") else "a line"
     return (
         f"Each begins {begins} and goes on for {length} {_unit(current)}s, with seed {seed}. The "
@@ -244,6 +261,7 @@ def _summary(current: Run, material: Optional[Material]) -> str:
             f"for {current.step:,} steps which of two answers is the better one."
         )
     text = f"{material.name}, {sum(material.sizes):,} {unit}s" if material else "a text"
+    text = "conversations" if current.options.stage else text
     summary = (
         f"A language model with {count_parameters(current):,} numbers in it, trained for "
         f"{current.step:,} steps on {text}."
@@ -310,6 +328,8 @@ def learns_preferences(current: Run) -> bool:
 def _text(current: Run, material: Optional[Material]) -> str:
     """What it learned from, and what was held out."""
     options, unit = current.options, _unit(current)
+    if options.stage:
+        return "pairs of answers" if learns_preferences(current) else "conversations"
     lines = "; every line is a document of its own" if options.lines else ""
     if not material:
         share = f"{options.val_fraction:.3g} of it held out{lines}"
@@ -322,7 +342,8 @@ def _steps(current: Run) -> str:
     options = current.options
     several = options.gradient_accumulation_steps
     batches = f"{several} × {options.batch_size}" if several > 1 else f"{options.batch_size}"
-    return f"{current.step:,} of {options.steps:,}, each of {batches} contexts"
+    what = {"sft": "conversations", "dpo": "pairs"}.get(options.stage, "contexts")
+    return f"{current.step:,} of {options.steps:,}, each of {batches} {what}"
 
 
 def _optimizer(current: Run) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tiny_llm.beyond import builtin
 from tiny_llm.beyond.answering import Said, speaker
 from tiny_llm.cli import options as flags
+from tiny_llm.run.errors import UsageError
 from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import read_metrics
 from tiny_llm.run.models import open_model
@@ -41,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stages_of(args: argparse.Namespace, current: Run) -> Stages:
     """All stages, this model's last. Raises UserError for a model that cannot be asked."""
-    if not args.before:
+    if not (args.before or args.ask):
         return Stages([], [])
+    if args.before and not (args.model_file or args.is_named):
+        raise UsageError("--before names the stages before; name the model itself with -c")
     questions = args.ask or _held_out()
     runs = [*((path, open_model(path)) for path in args.before), (args.checkpoint, current)]
     return Stages(questions, [_stage(path, run, questions) for path, run in runs])
@@ -58,6 +61,8 @@ def _stage(path: Path, run: Run, questions: list[str]) -> StageShown:
 
 
 def _text(said: Said) -> str:
+    if not said.text and not said.has_ended:
+        return "(the question fills its window)"
     return said.text if said.has_ended else said.text[:LONGEST].rstrip() + " …"
 
 

@@ -16,7 +16,7 @@ from tiny_llm.beyond.sft_run import STAGE, Taught, begin_run, resume_run, steps_
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
-from tiny_llm.cli.stage import RunningStage, files_of, left_out, print_answers
+from tiny_llm.cli.stage import RunningStage, files_of, in_stages, left_out, print_answers
 from tiny_llm.cli.train import add_recipe, add_saving
 from tiny_llm.run.errors import UsageError, alone
 from tiny_llm.run.files import RunFiles
@@ -30,7 +30,8 @@ from tiny_llm.view.progress import Progress
 from tiny_llm.view.terminal import BOLD, paint, style_for
 
 DEFAULTS = {
-    **STAGE.options, "repeat": STAGE.repeat, "dropout": None, "learn": "answers", "replay": 0
+    **STAGE.options, **in_stages(STAGE), "repeat": STAGE.repeat, "dropout": None,
+    "learn": "answers", "replay": 0,
 }  # fmt: skip
 SHOWN = 3  # held-out questions, with what the model says to them
 
@@ -75,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Learn, or show what would be. Exit code 0, or that of the signal that stopped it."""
-    data, given = Lines(args.data, args.builtin), flags.options_of(args)
+    if args.data and args.builtin:
+        raise UsageError("--builtin takes the place of a file; leave --data out")
+    if args.replay_data and not (args.replay or args.resume):
+        raise UsageError("--replay-data is the text for --replay N, which is missing")
+    data, given = Lines(args.data, args.builtin or CONVERSATIONS[0]), flags.options_of(args)
     before = read_text(args.replay_data, "utf-8").content if _replays(args) else ""
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     if args.resume:
@@ -87,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
         base = open_checkpoint(args)
-        current, taught = begin_run(base, data, given, args.repeat, before, args.cut)
+        to_show = args.show_mask or args.show_step
+        current, taught = begin_run(base, data, given, args.repeat, before, args.cut, to_show)
     if args.show_mask:
         _print_mask(current, taught.train[0], args.color)
         return 0

@@ -8,11 +8,12 @@ from collections.abc import Generator
 from typing import Any, Callable, NamedTuple
 
 from tiny_llm.beyond.own_answers import answers
+from tiny_llm.beyond.stage import WARMUP, Stage
 from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.errors import UsageError, UserError, to_type
 from tiny_llm.run.files import RunFiles, is_a_best, run_files
-from tiny_llm.run.keeping import Keeper, lower
+from tiny_llm.run.keeping import LOST, Keeper, lower
 from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.steps import Step
 from tiny_llm.sampling import Sampling
@@ -38,6 +39,26 @@ def files_of(command: str, args: argparse.Namespace, current: Run) -> RunFiles:
     return files
 
 
+def in_stages(stage: Stage) -> dict[str, str]:
+    """What is taken in a stage unless somebody says otherwise, in words, where it depends."""
+    return {
+        "warmup_steps": f"{WARMUP:.0%} of the run".replace("%", "%%"),  # as argparse has it
+        "eval_every": f"{1 / stage.evaluations:.0%} of the run".replace("%", "%%"),
+    }
+
+
+def data_flags(args: argparse.Namespace) -> dict[str, str]:
+    """What says which data a run has, to type once more."""
+    given = {
+        "--data": args.data,
+        "--builtin": args.builtin,
+        "--replay-data": getattr(args, "replay_data", None),
+        "--encoding": None if getattr(args, "encoding", "utf-8") == "utf-8" else args.encoding,
+    }
+    cut = {"--cut": ""} if getattr(args, "cut", False) else {}
+    return {**{flag: value for flag, value in given.items() if value}, **cut}
+
+
 class RunningStage(NamedTuple):
     """A run of a stage, and those who watch it."""
 
@@ -54,17 +75,16 @@ class RunningStage(NamedTuple):
         if current.step == current.options.steps or current.is_exhausted:
             self.keeper.save(files.out)
         else:
-            with Interrupt(progress) as interrupt:
+            with Interrupt(progress, has_begun=False) as interrupt:
                 self._learn(args, steps, interrupt)
             if current.step < current.options.steps and not current.is_exhausted:
-                given = {"--data": args.data} if args.data else {}
                 progress.note(
                     f"stopped at step {current.step} of {current.options.steps}; {files.out} is "
                     f"saved. To go on, type",
-                    to_type(self.command, {"--resume": str(files.out), **given}),
+                    to_type(self.command, {"--resume": str(files.out), **data_flags(args)}),
                 )
                 return interrupt.code
-        self._conclude(show)
+        self._conclude(args, show)
         return 0
 
     def _learn(
@@ -76,6 +96,7 @@ class RunningStage(NamedTuple):
         try:
             with self.keeper:
                 for step in steps:
+                    interrupt.has_begun = True
                     self.progress.step(step)
                     is_last = step.number == last or interrupt.requested or current.is_exhausted
                     self.keeper.keep(step, is_last)
@@ -90,7 +111,7 @@ class RunningStage(NamedTuple):
             steps.close()
             self.progress.clear()
 
-    def _conclude(self, show: Callable[[], None]) -> None:
+    def _conclude(self, args: argparse.Namespace, show: Callable[[], None]) -> None:
         """The result, what it says to some questions, and what to do next."""
         current, files, progress = self.current, self.keeper.files, self.progress
         best = current.best
@@ -103,11 +124,21 @@ class RunningStage(NamedTuple):
             loss = loss_text(best.val_loss)
             progress.fact("done:", f"best validation loss {loss} at step {best.step}{where}")
         show()
+        if self.is_ruined():
+            raise UserError(
+                f"the model is worse than before: {lower(current.options)}; {files.out} holds step "
+                f"{current.step}"
+            )
+        talk = {"--checkpoint": str(files.out), **({} if args.data else {"--forget": ""})}
         progress.note("")
         progress.note(
-            f"saved {files.out} (step {current.step}). To talk to it, type",
-            to_type("chat", {"--checkpoint": str(files.out)}),
+            f"saved {files.out} (step {current.step}). To talk to it, type", to_type("chat", talk)
         )
+
+    def is_ruined(self) -> bool:
+        """Whether no answer of this model is worth a look."""
+        keeper = self.keeper
+        return keeper.is_above(LOST) if self.command == "sft" else "collapse" in keeper.warned
 
 
 def print_answers(current: Run, question: list[int], models: dict[str, Any]) -> None:

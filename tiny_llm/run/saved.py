@@ -283,7 +283,7 @@ def newest_checkpoint() -> Path:
     found = newest(".safetensors")
     if not found:
         raise UserError(
-            f"there is no checkpoint in {RUNS}/; train a model first ({program()} train, then "
-            f"sft for one that talks), or name one with --checkpoint"
+            f"there is no checkpoint in {RUNS}/; train a model first ({program()} train, or "
+            f"{program()} recipe chat for one that talks), or name one with --checkpoint"
         )
     return found

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.batches import Contexts
@@ -205,8 +206,10 @@ def write_samples(
     temperatures: Iterable[float],
     seed: int,
     separator: Optional[int] = None,
+    ends: Collection[int] = (),
 ) -> list[Sampled]:
-    """A sample at each temperature: what `tiny-lm generate` writes with this seed.
+    """A sample at each temperature: what `tiny-lm generate` writes with this seed, up to one of the
+    tokens that end an answer.
 
     Raises ValueError for an empty prompt.
     """
@@ -214,7 +217,8 @@ def write_samples(
     for temperature in temperatures:
         stream, rngs = TextStream(tokenizer.token_bytes), [random.Random(seed)]
         writer = Writer(model, prompt, rngs, Sampling(temperature), separator=separator)
-        ids = [writer.step()[0] for _ in range(max_new_tokens)]
+        drawn = (writer.step()[0] for _ in range(max_new_tokens))
+        ids = list(takewhile(lambda token: token not in ends, drawn))
         text = "".join(map(stream.add, ids)) + stream.end()
         samples.append(Sampled(temperature, text, ids))
     return samples
