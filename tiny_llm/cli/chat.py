@@ -22,6 +22,7 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint, sharing
 from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.signals import Stopped, on_signals, stop
+from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.errors import UserError, to_type
 from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.sampling import Sampling
@@ -108,11 +109,15 @@ class Talk:
         stream = TextStream(self.tokenizer.token_bytes)
         sampling = Sampling(args.temperature, args.top_k, args.top_p)
         first = began
-        with self._interruptible():
-            for token in self.conversation.answer(sampling, self.rng, args.max_new_tokens):
-                first = first if count else time.monotonic()
-                count += 1
-                _write(stream.add(token))
+        try:
+            with self._interruptible():
+                for token in self.conversation.answer(sampling, self.rng, args.max_new_tokens):
+                    first = first if count else time.monotonic()
+                    count += 1
+                    _write(stream.add(token))
+        except WorkerDied:
+            _write("\n")  # the error stands in a line of its own
+            raise
         _write(stream.end() + "\n")
         seconds, said = time.monotonic() - first, self._how_it_ended(turns, count)
         if count > 1 and seconds:
