@@ -29,7 +29,7 @@ from benchmarks.performance import python_name  # noqa: E402
 from tiny_llm import ModernConfig, ModernLanguageModel, Sampling  # noqa: E402
 from tiny_llm.fast.packed import quantize  # noqa: E402
 from tiny_llm.fast.shared import shared  # noqa: E402
-from tiny_llm.serve.batch import Batch, Heard, Wish  # noqa: E402
+from tiny_llm.serve.batch import Batch, Heard, Text, Wish  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "serving.json"
 SIZES = {"vocab_size": 65, "context_length": 64, "d_model": 128, "n_heads": 4, "n_layers": 4}
@@ -96,6 +96,45 @@ def measured(packed: bool, workers: int) -> dict[str, Any]:
     }
 
 
+class Watched(Batch):
+    """A batch that says who has read."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.readers: list[Text] = []
+
+    def _read(self, text: Text) -> None:
+        self.readers.append(text)
+        super()._read(text)
+
+
+def schedule() -> str:
+    """Who reads and who writes in each step of a small run: a has come first, b with a long prompt
+    behind it, c later."""
+    model = ModernLanguageModel(
+        ModernConfig(**{**SIZES, "d_model": 4, "n_heads": 1, "n_layers": 1})
+    )
+    batch = Watched(model, TEXTS, TEXTS)
+    coming = {1: ("a", 3, 6), 2: ("b", 50, 3), 6: ("c", 3, 3)}
+    texts, rows = {}, {}
+    step = 0
+    while batch.running or batch.waiting or step < max(coming):
+        step += 1
+        if step in coming:
+            name, length, most = coming[step]
+            (texts[name],) = batch.submit([Wish([1] * length, most, seed=0)], SimpleQueue())
+            rows[name] = ["   "] * (step - 1)
+        before = {name: text.count for name, text in texts.items()}
+        batch.readers.clear()
+        batch.step()
+        for name, text in texts.items():
+            marks = "r" * (text in batch.readers) + "w" * (text.count - before[name])
+            rows[name].append(marks.rjust(3))
+    head = "step " + "".join(f"{number:>3}" for number in range(1, step + 1))
+    lines = [f"{name:<5}{''.join(marks)}".rstrip() for name, marks in rows.items()]
+    return "\n".join(["```text", head, *lines, "```"])
+
+
 def section(results: dict[str, Any]) -> str:
     """The table of the page."""
     lines = [
@@ -113,6 +152,11 @@ def section(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sections(results: dict[str, Any]) -> dict[str, str]:
+    """The parts of the page, by name."""
+    return {"serving": section(results), "schedule": schedule()}
+
+
 def main() -> None:
     """Measure unless told not to, and renew the page."""
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
@@ -120,7 +164,7 @@ def main() -> None:
         results[python_name()] = {way: measured(*settings) for way, settings in WAYS.items()}
         print(json.dumps(results[python_name()], indent=1))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write({"serving": section(results)})
+    write(sections(results))
 
 
 if __name__ == "__main__":
