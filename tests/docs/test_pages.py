@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ladder, performance, precision, real_model, recipes
+from benchmarks import (
+    after_pretraining,
+    ladder,
+    performance,
+    precision,
+    real_model,
+    recipes,
+    serving,
+)
 from benchmarks.pages import is_current, pages
 from tiny_llm.cli import main
 
@@ -86,10 +94,18 @@ def test_what_was_measured_is_what_the_project_claims():
 def test_the_recipes_are_the_measured_ones():
     measured = json.loads((ROOT / "benchmarks" / "recipes.json").read_text("utf-8"))
     assert is_current(recipes.sections(measured))
+
     assert measured["shakespeare"]["val_loss"] <= 1.75
     assert measured["shakespeare"]["seconds"] < 60 * 60
     assert measured["names"]["val_loss"] <= 2.05
     assert measured["names"]["seconds"] <= 15 * 60
+
+
+def test_the_figures_of_later_stages_and_of_the_server_are_those_of_the_last_run():
+    for script in (after_pretraining, serving):
+        name = script.__name__.rpartition(".")[2]
+        measured = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text("utf-8"))
+        assert is_current(script.sections(measured))
 
 
 @pytest.mark.slow
