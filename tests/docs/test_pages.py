@@ -94,7 +94,6 @@ def test_what_was_measured_is_what_the_project_claims():
 def test_the_recipes_are_the_measured_ones():
     measured = json.loads((ROOT / "benchmarks" / "recipes.json").read_text("utf-8"))
     assert is_current(recipes.sections(measured))
-
     assert measured["shakespeare"]["val_loss"] <= 1.75
     assert measured["shakespeare"]["seconds"] < 60 * 60
     assert measured["names"]["val_loss"] <= 2.05

@@ -119,6 +119,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Read with a deadline."""
         super().setup()
+        self.rfile.close()  # or it would hold the connection open
         self.patient = Patient(self.connection)
         self.rfile = io.BufferedReader(self.patient)
 
