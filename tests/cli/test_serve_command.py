@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def test_it_serves_until_ctrl_c():
         body = json.dumps({"prompt": "the cat", "max_tokens": 3}).encode()
         with urllib.request.urlopen(f"{address[0]}/v1/completions", body, timeout=60) as answer:
             assert json.load(answer)["object"] == "text_completion"
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(address[0], timeout=60)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert "POST /v1/completions" in process.stderr.read()

@@ -215,7 +215,9 @@ class Handler(BaseHTTPRequestHandler):
         self._send({"object": "list", "data": [{**entry, "owned_by": "tiny-lm"}]})
 
     def page(self) -> None:
-        """To talk to the model, and to look inside."""
+        """What people see, if there is something."""
+        if not self.served.settings.page:
+            raise BadRequest("there is no page here; see docs/serving.md", status=404)
         self._send_bytes(self.served.settings.page, "text/html; charset=utf-8")
 
     def tokenize(self) -> None:
