@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from answering import TOKENIZER, base, preference_lines, taught
 from conftest import mlp
 
-from tiny_llm.beyond.preference_run import BROKEN, has_collapsed
+from tiny_llm.beyond.preference_run import BROKEN, PairKeeper, has_collapsed
 from tiny_llm.cli import main
+from tiny_llm.run.files import run_files
 from tiny_llm.run.metrics import MEASURED, read_metrics
 from tiny_llm.run.saved import load_run, save_run
 from tiny_llm.run.steps import Step
@@ -142,6 +144,16 @@ def step_with(**measured):
 )
 def test_collapse_is_what_looks_well_and_is_broken(step, collapsed):
     assert has_collapsed(step, before=1.0) == collapsed
+
+
+def test_a_model_is_ruined_as_its_last_evaluation_says():
+    reference = SimpleNamespace(chosen_loss=1.0)
+    keeper = PairKeeper(reference, base(), run_files(Path("m")), 1, lambda *_: None)
+    assert not keeper.is_ruined()
+    keeper.warn(step_with(chosen_loss=2.0))
+    assert keeper.is_ruined()
+    keeper.warn(step_with(chosen_loss=1.0))  # it has recovered
+    assert not keeper.is_ruined()
 
 
 def test_an_answer_that_becomes_likelier_is_no_matter(capsys):

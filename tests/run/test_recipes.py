@@ -64,6 +64,18 @@ def test_a_recipe_has_parts_for_several_commands():
     assert words == ["dpo", "--beta", "1", "--seed", "3", "--seed", "4", "--recipe=own.txt"]
 
 
+def test_the_checkpoint_of_a_recipe_gives_way_to_one_that_is_named(capsys):
+    own("sft\n--checkpoint none\n--data talk.jsonl\n")
+    conversations()
+    for named in (["other"], ["-c", "other"], ["--checkpoint=other"]):
+        assert main(["sft", *named, "--recipe", "own.txt"]) == 1
+        assert "there is no checkpoint other" in capsys.readouterr().err
+    assert main(["sft", "--recipe", "own.txt"]) == 1
+    assert "there is no checkpoint none" in capsys.readouterr().err
+    assert main(["sft", "one", "-c", "other", "--recipe", "own.txt"]) == 2
+    assert "two checkpoints are named" in capsys.readouterr().err
+
+
 def test_a_part_that_is_missing_is_named(capsys):
     own("--lr 1\nsft\n--lr 2\n")
     assert main(["dpo", "--recipe", "own.txt"]) == 1

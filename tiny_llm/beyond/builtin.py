@@ -1,6 +1,6 @@
 """The data that come along: questions about the built-in text, made into what each stage learns.
 
-    facts.jsonl       a fact, asked for in several ways   -+-> conversations, for `sft`
+    facts.jsonl       a fact, asked for in several ways     -+-> conversations, for `sft`
     unknowable.jsonl  questions that the text cannot answer -+-> preferences, for `dpo`
 
 Three demonstrations are made of these two files. `chat`: a model learns the facts, and to say of a

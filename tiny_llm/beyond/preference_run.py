@@ -201,12 +201,17 @@ class PairKeeper(Keeper):
 
     def __init__(self, pairs: Pairs, *args: Any) -> None:
         super().__init__(*args)
-        self.pairs = pairs
+        self.pairs, self.has_collapsed = pairs, False
+
+    def is_ruined(self) -> bool:
+        """Whether the last evaluation found a collapse; the loss would not tell."""
+        return self.has_collapsed
 
     def warn(self, step: Step) -> None:
         """Say once what is usual though it looks bad, and once what is bad though it looks well."""
         before = self.pairs.chosen_loss
-        if has_collapsed(step, before):
+        self.has_collapsed = has_collapsed(step, before)
+        if self.has_collapsed:
             lost = step.measured["chosen_loss"] - before
             self.warn_once(
                 f"the model has collapsed: it tells the answers of a pair apart (accuracy "

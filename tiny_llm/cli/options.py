@@ -437,8 +437,7 @@ def checkpoint_of(args: argparse.Namespace) -> Optional[Path]:
     """The saved model that is named, if one is. Raises UsageError if two are."""
     bare: Optional[Path] = getattr(args, "model_file", None)
     named: Optional[Path] = args.checkpoint
-    if bare and getattr(args, "recipe", None):
-        return bare  # the other one may be the recipe's
     if bare and named and bare != named:
         raise UsageError("two checkpoints are named, one of them with --checkpoint; name one")
-    return bare or named
+    of_recipe: Optional[Path] = getattr(args, "recipe_checkpoint", None)
+    return bare or named or of_recipe

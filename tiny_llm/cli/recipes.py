@@ -20,6 +20,7 @@ from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.text.shown import shown
 
 LONGEST_RECIPE = 2**14  # bytes
+OF_RECIPE = "--recipe-checkpoint"  # what its --checkpoint becomes, so that another one wins
 STAGES = ("train", "sft", "dpo")
 PART = re.compile(rf"^[ \t]*({'|'.join(COMMANDS)})[ \t]*(?:#.*)?$", re.MULTILINE)
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -70,6 +71,9 @@ def _flags(recipe: str, command: str, rest: list[str]) -> list[str]:
         known = " and ".join(parts)
         raise UserError(f"the recipe {recipe} has no part for {command}, but for {known}")
     for word in parts[command]:
+        name, is_joined, value = word.partition("=")
+        if command != "train" and name in ("-c", "--checkpoint"):
+            word = OF_RECIPE + is_joined + value
         if word.startswith("-"):
             flag = word.partition("=")[0]
             if flag == "--recipe":

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from tiny_llm.beyond.answering import as_question, can_be_asked
@@ -24,7 +23,7 @@ from tiny_llm.cli.sample import prompt_of
 from tiny_llm.files import atomic
 from tiny_llm.files.foreign import beginning_of
 from tiny_llm.run.errors import UserError, check_out, writing
-from tiny_llm.run.files import run_files
+from tiny_llm.run.files import metrics_beside
 from tiny_llm.run.metrics import has_measured, read_metrics
 from tiny_llm.run.saved import LEFT_OUT, Run, newest_checkpoint
 from tiny_llm.run.sources import Material, read_source
@@ -381,7 +380,7 @@ def _yardsticks(current: Run, pairs: Optional[float]) -> list[Yardstick]:
 
 def _curves(current: Run, args: argparse.Namespace) -> tuple[Optional[Curves], str]:
     """The run's losses, and where they come from or why there are none."""
-    path = args.metrics or _metrics_beside(args.checkpoint)
+    path = args.metrics or metrics_beside(args.checkpoint)
     records = read_metrics(path)
     curves = curves_of(records)
     if curves is None:
@@ -401,12 +400,5 @@ def _curves(current: Run, args: argparse.Namespace) -> tuple[Optional[Curves], s
 
 def _rewards(args: argparse.Namespace, curves: Optional[Curves]) -> list[dict[str, Any]]:
     """What a run of `dpo` measured, in the file that the curves come from; none of another."""
-    records = read_metrics(args.metrics or _metrics_beside(args.checkpoint)) if curves else []
+    records = read_metrics(args.metrics or metrics_beside(args.checkpoint)) if curves else []
     return [record for record in records if has_measured(record)]
-
-
-def _metrics_beside(path: Path) -> Path:
-    """The metrics of the run, whichever of its two checkpoints this is."""
-    own = run_files(path).metrics
-    whole = path.with_name(path.name.replace(".best.", ".", 1))
-    return own if own.exists() or path.stem[-5:] != ".best" else run_files(whole).metrics

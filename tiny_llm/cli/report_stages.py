@@ -9,7 +9,7 @@ from tiny_llm.beyond import builtin
 from tiny_llm.beyond.answering import Said, speaker
 from tiny_llm.cli import options as flags
 from tiny_llm.run.errors import UsageError
-from tiny_llm.run.files import run_files
+from tiny_llm.run.files import metrics_beside
 from tiny_llm.run.metrics import read_metrics
 from tiny_llm.run.models import open_model
 from tiny_llm.run.saved import Run
@@ -53,9 +53,7 @@ def stages_of(args: argparse.Namespace, current: Run) -> Stages:
 
 def _stage(path: Path, run: Run, questions: list[str]) -> StageShown:
     said = speaker(run)
-    files = run_files(path)
-    metrics = files.metrics if files.metrics.exists() else run_files(_last(path)).metrics
-    curves = curves_of(read_metrics(metrics))
+    curves = curves_of(read_metrics(metrics_beside(path)))
     answers = [_text(said(question)) for question in questions]
     return StageShown(path.name, run.options.stage or "train", curves, answers)
 
@@ -64,11 +62,6 @@ def _text(said: Said) -> str:
     if not said.text and not said.has_ended:
         return "(the question fills its window)"
     return said.text if said.has_ended else said.text[:LONGEST].rstrip() + " …"
-
-
-def _last(path: Path) -> Path:
-    """The last checkpoint of a run, whose best may be this one."""
-    return path.with_name(path.name.replace(".best", ""))
 
 
 def _held_out() -> list[str]:

@@ -13,7 +13,7 @@ from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.errors import UsageError, UserError, to_type
 from tiny_llm.run.files import RunFiles, is_a_best, run_files
-from tiny_llm.run.keeping import LOST, Keeper, lower
+from tiny_llm.run.keeping import Keeper, lower
 from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.steps import Step
 from tiny_llm.sampling import Sampling
@@ -124,7 +124,7 @@ class RunningStage(NamedTuple):
             loss = loss_text(best.val_loss)
             progress.fact("done:", f"best validation loss {loss} at step {best.step}{where}")
         show()
-        if self.is_ruined():
+        if self.keeper.is_ruined():
             raise UserError(
                 f"the model is worse than before: {lower(current.options)}; {files.out} holds step "
                 f"{current.step}"
@@ -134,11 +134,6 @@ class RunningStage(NamedTuple):
         progress.note(
             f"saved {files.out} (step {current.step}). To talk to it, type", to_type("chat", talk)
         )
-
-    def is_ruined(self) -> bool:
-        """Whether no answer of this model is worth a look."""
-        keeper = self.keeper
-        return keeper.is_above(LOST) if self.command == "sft" else "collapse" in keeper.warned
 
 
 def print_answers(current: Run, question: list[int], models: dict[str, Any]) -> None:

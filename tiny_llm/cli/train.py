@@ -10,14 +10,14 @@ from tiny_llm.cli import options as flags
 from tiny_llm.cli.interrupt import Interrupt
 from tiny_llm.cli.introduce import introduce
 from tiny_llm.cli.options import whole_number
-from tiny_llm.cli.recipes import recipes
+from tiny_llm.cli.recipes import OF_RECIPE, recipes
 from tiny_llm.cli.sample import print_attention, print_sample, prompt_ids
 from tiny_llm.cli.task import print_task
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.run.begin import begin, resume, steps_of
 from tiny_llm.run.errors import UsageError, UserError, alone, to_type
 from tiny_llm.run.files import RunFiles, is_a_best, run_files
-from tiny_llm.run.keeping import LOST, Keeper, lower
+from tiny_llm.run.keeping import Keeper, lower
 from tiny_llm.run.rungs import RUNGS
 from tiny_llm.run.saved import RUNS, Run
 from tiny_llm.run.sources import TASK, Material, read_source
@@ -60,6 +60,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help=f"flags that go well together: {', '.join(recipes())}, or a file of your own; "
         "flags on the command line win",
     )
+    parser.add_argument(OF_RECIPE, type=flags.file_name, help=argparse.SUPPRESS)
 
 
 def add_saving(parser: argparse.ArgumentParser, name: str) -> argparse._ArgumentGroup:
@@ -218,7 +219,7 @@ def _conclude(
     best, patience, files = current.best, current.options.patience, keeper.files
     if current.is_exhausted:
         progress.fact("patience:", f"no better one in {patience} validations: this is the end")
-    if keeper.is_above(LOST):
+    if keeper.is_ruined():
         loss = loss_text(keeper.history[-1].val_loss)
         kept = f", and {files.best} the best, step {best.step}" if best else ""
         raise UserError(

@@ -88,3 +88,10 @@ def is_a_best(path: Path) -> bool:
     """Whether the file has the name of a best checkpoint, and the run's last one is beside it."""
     last = path.with_name(re.sub(r"\.best(\.safetensors)?$", r"\1", path.name))
     return last != path and last.exists()
+
+
+def metrics_beside(path: Path) -> Path:
+    """The metrics of the run, whichever of its two checkpoints this is."""
+    own = run_files(path).metrics
+    whole = path.with_name(path.name.replace(".best.", ".", 1))
+    return own if own.exists() or path.stem[-5:] != ".best" else run_files(whole).metrics

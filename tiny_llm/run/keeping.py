@@ -121,6 +121,10 @@ class Keeper:
         on what the model learns from and elsewhere."""
         return is_above(times * self.guessing, self.history, newest)
 
+    def is_ruined(self) -> bool:
+        """Whether the last evaluation found a model that is worse than none."""
+        return self.is_above(LOST)
+
     def left_behind(self) -> str:
         """What there is to go on with after an error."""
         if not self.saved:
