@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,10 @@ def folder(tmp_path, monkeypatch):
     save_run(tmp_path / "m", base())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal does")
-def test_it_serves_until_ctrl_c():
-    words = [sys.executable, "-m", "tiny_llm", "serve", "-c", "m", "--port", "0", "--int8"]
+@contextmanager
+def served(*flags):
+    """The process of a server, and its address."""
+    words = [sys.executable, "-m", "tiny_llm", "serve", "-c", "m", "--port", "0", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -37,18 +38,42 @@ def test_it_serves_until_ctrl_c():
             line = process.stderr.readline()
             assert line, "it ended"
             address = re.search(r"http://127\.0\.0\.1:\d+", line)
-        body = json.dumps({"prompt": "the cat", "max_tokens": 3}).encode()
-        with urllib.request.urlopen(f"{address[0]}/v1/completions", body, timeout=60) as answer:
-            assert json.load(answer)["object"] == "text_completion"
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(address[0], timeout=60)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        assert "POST /v1/completions" in process.stderr.read()
+        yield process, address[0]
     finally:
         process.kill()
         process.stderr.close()
         process.wait()
+
+
+def opened(address, **body):
+    return urllib.request.urlopen(
+        f"{address}/v1/completions", json.dumps(body).encode(), timeout=60
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal does")
+def test_it_serves_until_ctrl_c():
+    with served("--int8") as (process, address):
+        with opened(address, prompt="the cat", max_tokens=3) as answer:
+            assert json.load(answer)["object"] == "text_completion"
+        with urllib.request.urlopen(address, timeout=60) as page:
+            assert b"<title>m: a model to talk to</title>" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "POST /v1/completions" in process.stderr.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal does")
+def test_whoever_listens_is_told_that_it_stops():
+    with served() as (process, address):
+        endless = {"prompt": "the cat", "max_tokens": 10**6, "temperature": 0, "stream": True}
+        with opened(address, **endless) as stream:
+            assert stream.readline().startswith(b"data: {")
+            process.send_signal(signal.SIGTERM)
+            *_, error, _, done, _, _ = stream.read().decode().split("\n")
+        assert json.loads(error[len("data: ") :])["error"]["message"] == "the server is stopping"
+        assert done == "data: [DONE]"
+        assert process.wait(60) == 143
 
 
 def test_what_is_in_its_way_is_told_in_one_line(capsys):

@@ -10,7 +10,7 @@ from conftest import attention, mlp, modern
 from tiny_llm import ModernConfig, ModernLanguageModel, Sampling, generate
 from tiny_llm.fast.packed import quantize
 from tiny_llm.serve import batch as batches
-from tiny_llm.serve.batch import LENGTH, STOP, Batch, Busy, Heard, Wish
+from tiny_llm.serve.batch import LENGTH, STOP, Batch, Busy, Closed, Heard, Wish
 
 VOCAB = TOKENIZER.vocab_size
 WARM = Sampling(temperature=1.5)
@@ -131,7 +131,7 @@ def test_too_many_are_refused_and_none_of_them_waits():
     assert len(batch.waiting) == 2
     batch.submit([wish([1])], SimpleQueue())
     batch.close()
-    with pytest.raises(Busy):
+    with pytest.raises(Closed):
         batch.submit([wish([1])], SimpleQueue())
 
 

@@ -5,37 +5,16 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from answering import TOKENIZER, base, taught
 from conftest import mlp
+from served import serving
 
 from tiny_llm.beyond.chat import OWN, Message
 from tiny_llm.run.saved import Run
 from tiny_llm.serve import server as servers
-from tiny_llm.serve.batch import Batch
-from tiny_llm.serve.server import Server, Settings
 from tiny_llm.tokenizer import CharTokenizer
-
-
-@contextmanager
-def serving(run, running=4, waiting=8, **settings):
-    """A server in threads of this process: its port."""
-    batch = Batch(run.model, running, waiting)
-    server = Server(("127.0.0.1", 0), run, batch, Settings("m", b"<p>page", **settings))
-    threads = [
-        threading.Thread(target=loop, daemon=True) for loop in (batch.run, server.serve_forever)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        batch.close()
-        threads[0].join(10)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +163,52 @@ def test_tokens_and_back(server):
     tokens = said(server, "/tokenize", {"content": "the cat."})["tokens"]
     assert tokens == TOKENIZER.encode("the cat.")
     assert said(server, "/detokenize", {"tokens": tokens})["content"] == "the cat."
+
+
+def test_tokens_with_their_texts_and_those_of_a_conversation(server):
+    body = {"content": "the cat.", "with_pieces": True}
+    pieces = said(server, "/tokenize", body)["tokens"]
+    assert [piece["id"] for piece in pieces] == TOKENIZER.encode("the cat.")
+    assert "".join(piece["piece"] for piece in pieces) == "the cat."
+    ids = OWN.ids([Message("user", "who sleeps?")], TOKENIZER) + OWN.answer(TOKENIZER)
+    assert said(server, "/tokenize", {"messages": TALK["messages"]})["tokens"] == ids
+    assert refused(server, "/tokenize", {"messages": 1}, 400)["param"] == "messages"
+    assert refused(server, "/tokenize", {}, 400)["param"] == "content"
+    assert refused(server, "/detokenize", {"tokens": [-1]}, 400)["param"] == "tokens"
+
+
+def test_two_tokens_of_the_same_text_differ_by_their_ids(server):
+    body = {"prompt": "the cat", "max_tokens": 3, "logprobs": 2, "temperature": 0}
+    logs = said(server, "/v1/completions", body)["choices"][0]["logprobs"]
+    entries = logs["content"]
+    assert [entry["token"] for entry in entries] == logs["tokens"]
+    assert TOKENIZER.decode([entry["id"] for entry in entries]) == "".join(logs["tokens"])
+    assert all(entry["top_logprobs"][0]["id"] == entry["id"] for entry in entries)  # greedy
+
+
+def test_who_looks_into_the_model_waits_for_the_thread_that_owns_it(taught_run):
+    threads = []
+
+    def look(tokens):
+        threads.append(threading.current_thread())
+        return {"read": tokens} if tokens != [2] else 1 / 0
+
+    with serving(taught_run, attention=look) as server:
+        endless = {**TEXT, "max_tokens": 10**6, "stream": True}
+        body = json.dumps(endless).encode()
+        request = post(b"Content-Length: " + str(len(body)).encode() + b"\r\n", body)
+        with socket.create_connection(server.server_address[:2], timeout=20) as other:
+            other.sendall(request)
+            assert other.recv(1000)
+            assert said(server, "/attention", {"tokens": [1, 3]}) == {"read": [1, 3]}
+            assert "division" in refused(server, "/attention", {"tokens": [2]}, 500)["message"]
+            assert other.recv(1000)  # and the text goes on
+    assert len({*threads}) == 1 and threads[0] is not threading.main_thread()
+    with serving(taught_run, attention=look) as server:
+        for tokens in ([], [1] * 65, 3, [1.5], [10**9]):
+            assert refused(server, "/attention", {"tokens": tokens}, 400)["param"] == "tokens"
+    with serving(taught_run) as server:
+        refused(server, "/attention", {"tokens": [1]}, 404)
 
 
 def test_what_people_write_is_no_marker(server, taught_run):

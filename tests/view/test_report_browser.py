@@ -4,32 +4,18 @@ Needs selenium (the `browser` extra), chromium and chromedriver. The accessibili
 axe-core from the npm registry, too: AXE_CORE names its axe.min.js.
 """
 
-import json
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
 from tiny_llm.cli import main
 from tiny_llm.run.saved import load_run
 from tiny_llm.view.report.facts import read_passage
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed: .[browser]")
+pytest.importorskip("selenium", reason="selenium is not installed: .[browser]")
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from browsing import NEEDED, NEEDS_AXE, Page, browser_of, serious, show_as
+from selenium.webdriver.common.keys import Keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-AXE = os.environ.get("AXE_CORE")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with chromedriver here"),
-]
+pytestmark = NEEDED
 
 SCRIPT = "<script>alert(1)</script>"
 WORLD = "\U0001f600 שלום \U0001f9d1\u200d\U0001f680 مرحبا é"
@@ -54,18 +40,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = browser_of(tmp_path_factory.mktemp("profile"), "--host-resolver-rules=MAP * ~NOTFOUND")
     driver.execute_cdp_cmd("Network.enable", {})
     driver.execute_cdp_cmd(
         "Network.emulateNetworkConditions",
@@ -75,45 +50,18 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-class Opened:
+class Opened(Page):
     """A report in the browser."""
 
     def __init__(self, browser, path, checkpoint):
-        self.browser, self.path = browser, path
+        super().__init__(browser)
+        self.path = path
         run = load_run(checkpoint)
         self.encode, self.run = run.tokenizer.encode, run
 
     def reading(self, prompt):
         """What the model itself makes of the prompt."""
         return read_passage(self.run.model, self.run.tokenizer, self.encode(prompt))
-
-    def one(self, selector):
-        (element,) = self.all(selector)
-        return element
-
-    def all(self, selector):
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def text(self, selector):
-        return self.one(selector).text
-
-    def cell(self, row, column):
-        return self.one(f'#frame .cell[data-row="{row}"][data-column="{column}"]')
-
-    def point_at(self, element):
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        ActionChains(self.browser).move_to_element(element).perform()
-
-    def click(self, element):
-        self.point_at(element)
-        ActionChains(self.browser).click().perform()
-
-    def press(self, *keys):
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    @property
-    def focused(self):
-        return self.browser.switch_to.active_element
 
 
 @pytest.fixture
@@ -124,11 +72,7 @@ def open_report(browser, checkpoints, tmp_path):
         path = tmp_path / f"{rung}.html"
         words = ["report", str(checkpoints[rung]), "-o", str(path), "-n", "20", "--quiet", *flags]
         assert main(words) == 0
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        browser.get_log("browser")  # forget what earlier pages said
+        show_as(browser, width, scheme)
         browser.get(path.as_uri())
         return Opened(browser, path, checkpoints[rung])
 
@@ -420,7 +364,7 @@ def test_it_prints_on_light_paper_without_its_navigation(open_report, browser):
 # ------------------------------------------------------------------------------------ accessibility
 
 
-@pytest.mark.skipif(not AXE, reason="AXE_CORE does not name axe.min.js of the npm package axe-core")
+@NEEDS_AXE
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("rung", ["mlp", "attention", "modern"])
 def test_axe_finds_no_serious_violation(open_report, browser, rung, scheme):
@@ -430,12 +374,4 @@ def test_axe_finds_no_serious_violation(open_report, browser, rung, scheme):
     if rung != "mlp":
         page.click(page.cell(3, 1))
     page.click(page.all("#passage [role=option]")[3])
-    browser.execute_script(Path(AXE).read_text("utf-8"))
-    found = browser.execute_async_script("axe.run().then(arguments[0])")
-    assert len(found["passes"]) > 15
-    serious = [
-        (violation["id"], [node["html"][:200] for node in violation["nodes"][:3]])
-        for violation in found["violations"]
-        if violation["impact"] in ("serious", "critical")
-    ]
-    assert serious == [], json.dumps(serious, indent=1)
+    assert serious(browser) == []

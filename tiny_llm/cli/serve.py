@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import threading
 from functools import partial
+from typing import NoReturn
 
 from tiny_llm.cli import options as flags
 from tiny_llm.cli.generate import open_checkpoint, sharing
+from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.fast.packed import quantize
+from tiny_llm.fast.signals import wait_for_signal
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.serve.batch import Batch
 from tiny_llm.serve.server import Server, Settings
 from tiny_llm.text.shown import shown
+from tiny_llm.view.talk.page import Served, looked_into, page, why_no_attention
 from tiny_llm.view.terminal import tell
 
 PORT, RUNNING, WAITING = 8080, 8, 64
@@ -23,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `serve`."""
     parser.description = (
         "Serve a model until Ctrl-C, with OpenAI's API: /v1/completions, /v1/chat/completions, "
-        "/v1/models, and /tokenize, /detokenize, /health. Those who ask at once write in one batch."
+        "/v1/models, and /tokenize, /detokenize, /health, and with a page to talk to it. Those who "
+        "ask at once write in one batch."
     )
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
@@ -44,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_display(parser, attention=False)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve until a signal ends it."""
+def run(args: argparse.Namespace) -> NoReturn:
+    """Serve until a signal ends it. Raises Stopped then."""
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     current = open_checkpoint(args)
     if args.int8:
@@ -53,26 +58,44 @@ def run(args: argparse.Namespace) -> int:
     separator = current.tokenizer.encode("\n")[0] if current.options.lines else None
     batch = Batch(current.model, args.running, args.waiting, separator)
     with sharing(current, args.workers), _server(args, current, batch) as server:
-        writer = threading.Thread(target=batch.run, daemon=True)
-        writer.start()
+        threads = [threading.Thread(target=t) for t in (batch.run, server.serve_forever)]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
         host, port = server.server_address[:2]
         tell(f"serving {args.checkpoint} at http://{shown(host)}:{port}; Ctrl-C ends")
         if not server.is_local:
             key = "" if args.api_key else ", and without --api-key anybody there may use it"
             tell(f"warning: other machines can reach it{key}")
         try:
-            server.serve_forever()
+            wait_for_signal()
         finally:
-            batch.close()
-            writer.join(10)
-    return 0
+            server.shutdown()
+            server.close_batch()
+            threads[0].join(10)
 
 
 def _server(args: argparse.Namespace, current: Run, batch: Batch) -> Server:
     """Raises UserError where it cannot listen."""
-    log = (lambda line: None) if args.quiet else partial(tell)
+    model, numbers = current.model, count_parameters(current)
+    why_not = why_no_attention(model, args.workers > 1, numbers)
+    served = Served(
+        args.checkpoint.name,
+        f"{current.rung}, {numbers:,} parameters; it reads {model.config.context_length} "
+        "tokens at most.",
+        model.config.context_length,
+        bool(current.chat.template),
+        bool(args.api_key),
+        why_not,
+    )
     settings = Settings(
-        args.checkpoint.name, b"", args.api_key, args.allow_origin, args.most_bytes, log=log
+        served.name,
+        page(served).encode("utf-8"),
+        None if why_not else partial(looked_into, model, current.tokenizer, batch.separator),
+        args.api_key,
+        args.allow_origin,
+        args.most_bytes,
+        log=(lambda line: None) if args.quiet else tell,
     )
     try:
         return Server((args.host, args.port), current, batch, settings)

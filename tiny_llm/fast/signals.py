@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 # Ctrl-C, a batch system or `kill`, a terminal that was closed
 STOPPING = [
@@ -39,6 +40,25 @@ def on_signals(handle: Callable[..., Any]) -> Iterator[None]:
 def stop(number: int, _: object = None) -> None:
     """Raises Stopped."""
     raise Stopped(number)
+
+
+def wait_for_signal() -> NoReturn:
+    """Wait, in the main thread, until a signal stops this process. Raises Stopped.
+
+    Its number comes through a socket, too: where other threads run, PyPy may keep a signal from a
+    main thread that only waits.
+    """
+    heard, told = socket.socketpair()
+    with heard, told:
+        told.setblocking(False)
+        before = signal.set_wakeup_fd(told.fileno())
+        try:
+            while True:
+                number = heard.recv(1)[0]
+                if number in STOPPING:
+                    stop(number)
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def completion(body: dict[str, Any], run: Run) -> Asked:
     """A request to continue texts. Raises BadRequest."""
     prompts = [_checked(ids, run) for ids in _prompts(body.get("prompt"), run)]
     likeliest = _whole(body, "logprobs", None, 0, MOST_LIKELIEST)
-    echo = _flag(body, "echo")
+    echo = flag(body, "echo")
     most = _most(body, MOST_TOKENS)
     if not most and not echo:
         raise BadRequest("max_tokens is 0, so there is nothing to write", "max_tokens")
@@ -61,20 +61,11 @@ def completion(body: dict[str, Any], run: Run) -> Asked:
 
 def chat(body: dict[str, Any], run: Run) -> Asked:
     """A request to answer a conversation. Raises BadRequest."""
-    tokenizer: Any = run.tokenizer
-    template = run.chat.template and template_of(run.chat.template)
-    if not template or not can_speak(tokenizer, template):
-        raise BadRequest(
-            "this model was not taught to talk: it has no chat template; /v1/completions continues "
-            "a text",
-            code="no_chat_template",
-        )
-    messages = _messages(body.get("messages"))
-    ids = _encoded(lambda: template.ids(messages, tokenizer) + template.answer(tokenizer))
+    ids = conversation_ids(body.get("messages"), run)
     room = run.model.config.context_length - len(_checked(ids, run)) + 1
     most = min(_most(body, room), room)
     likeliest = None
-    if _flag(body, "logprobs"):
+    if flag(body, "logprobs"):
         likeliest = _whole(body, "top_logprobs", 0, 0, MOST_LIKELIEST)
 
     def wish(ids: list[int], seed: Optional[int]) -> Wish:
@@ -100,8 +91,8 @@ def _asked(
         [wish(ids, seed) for ids in prompts for seed in seeds],
         _stops(body.get("stop")),
         is_chat,
-        _flag(body, "stream"),
-        _flag(options, "include_usage"),
+        flag(body, "stream"),
+        flag(options, "include_usage"),
         sum(map(len, prompts)),
     )
 
@@ -114,6 +105,27 @@ def text_ids(text: Any, run: Run, param: str) -> list[int]:
     if not isinstance(text, str):
         raise BadRequest(f"{param} must be a text", param)
     return _encoded(lambda: run.tokenizer.encode(text), param)
+
+
+def conversation_ids(messages: Any, run: Run) -> list[int]:
+    """The tokens of a conversation, up to where its answer begins. Raises BadRequest."""
+    tokenizer: Any = run.tokenizer
+    template = run.chat.template and template_of(run.chat.template)
+    if not template or not can_speak(tokenizer, template):
+        raise BadRequest(
+            "this model was not taught to talk: it has no chat template; /v1/completions continues "
+            "a text",
+            code="no_chat_template",
+        )
+    said = _messages(messages)
+    return _encoded(lambda: template.ids(said, tokenizer) + template.answer(tokenizer))
+
+
+def to_tokenize(body: dict[str, Any], run: Run) -> list[int]:
+    """The tokens of the messages or the text that a request names. Raises BadRequest."""
+    if "messages" in body:
+        return conversation_ids(body["messages"], run)
+    return text_ids(body.get("content", body.get("prompt")), run, "content")
 
 
 def _encoded(encode: Callable[[], list[int]], param: str = "messages") -> list[int]:
@@ -136,11 +148,11 @@ def _prompts(prompt: Any, run: Run) -> list[list[int]]:
     ]
 
 
-def token_ids(tokens: list[Any], run: Run) -> list[int]:
+def token_ids(tokens: list[Any], run: Run, param: str = "prompt") -> list[int]:
     """Ids as they are. Raises BadRequest for others than the model has."""
     vocab_size = run.tokenizer.vocab_size
     if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
-        raise BadRequest(f"token ids must be whole numbers from 0 to {vocab_size - 1}", "prompt")
+        raise BadRequest(f"token ids must be whole numbers from 0 to {vocab_size - 1}", param)
     return tokens
 
 
@@ -223,7 +235,8 @@ def _whole(
     return value
 
 
-def _flag(body: dict[str, Any], name: str) -> bool:
+def flag(body: dict[str, Any], name: str) -> bool:
+    """A field that is true or false, or missing. Raises BadRequest."""
     value = body.get(name)
     if not isinstance(value, (bool, type(None))):
         raise BadRequest(f"{name} must be true or false", name)

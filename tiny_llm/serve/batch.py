@@ -20,9 +20,10 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from heapq import nlargest
 from queue import SimpleQueue
-from typing import NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from tiny_llm.fast.kv_cache import NOTHING, Past, go_on, listen, read_on
 from tiny_llm.fast.tensors import check_finite
@@ -36,6 +37,13 @@ STOP, LENGTH = "stop", "length"  # why a text ends
 
 class Busy(Exception):
     """So many wait already that another one would wait too long."""
+
+
+class Closed(Exception):
+    """No text is begun any more, and those that were do not go on."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping")
 
 
 class Wish(NamedTuple):
@@ -98,25 +106,40 @@ class Batch:
         self.remembers = model.predicts_every_token
         self.running: list[Text] = []
         self.waiting: deque[Text] = deque()
+        self.jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.is_closed = False
         self._changed = threading.Condition()
 
     def submit(self, wishes: Sequence[Wish], events: SimpleQueue[tuple[int, Event]]) -> list[Text]:
-        """Let them wait for their places: all of them, or none. Raises Busy if too many wait.
+        """Let them wait for their places: all of them, or none.
 
         events: gets (number of the wish, what happened), at last why its text ended, or an error.
+        Raises Busy if too many wait, and Closed.
         """
         texts = [Text(wish, self.model, events, number) for number, wish in enumerate(wishes)]
         with self._changed:
             room = self.most_waiting + self.most_running - len(self.waiting) - len(self.running)
-            if self.is_closed or len(texts) > room:
+            if self.is_closed:
+                raise Closed
+            if len(texts) > room:
                 raise Busy
             self.waiting.extend(texts)
             self._changed.notify()
         return texts
 
+    def between_steps(self, job: Callable[[], Any]) -> Any:
+        """What another job with the model gives, which is done between two steps. Raises what it
+        raises, and Closed."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self.is_closed:
+                raise Closed
+            self.jobs.append((job, future))
+            self._changed.notify()
+        return future.result()
+
     def close(self) -> None:
-        """No more texts; those that are there end with an error."""
+        """No more texts and jobs; those that are there end with an error."""
         with self._changed:
             self.is_closed = True
             self._changed.notify()
@@ -126,16 +149,22 @@ class Batch:
         while self._has_work():
             self.step()
         for text in [*self.running, *self.waiting]:
-            text.tell(RuntimeError("the server is stopping"))
+            text.tell(Closed())
+        for _, future in self.jobs:
+            future.set_exception(Closed())
 
     def _has_work(self) -> bool:
         """Wait for something to do; False: it is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.is_closed or self.running or self.waiting)
+            self._changed.wait_for(
+                lambda: self.is_closed or self.running or self.waiting or self.jobs
+            )
             return not self.is_closed
 
     def step(self) -> None:
-        """Let in, read a piece, write a token of each."""
+        """Let in, read a piece, write a token of each; and one job."""
+        if self.jobs:
+            self._do(*self.jobs.popleft())
         self._let_in()
         reading = [text for text in self.running if text.is_reading]
         try:
@@ -148,6 +177,12 @@ class Batch:
             for text in self.running:
                 text.tell(error)
             self.running.clear()
+
+    def _do(self, job: Callable[[], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(job())
+        except Exception as error:  # is of whoever asked for it
+            future.set_exception(error)
 
     def _let_in(self) -> None:
         """Those who have gone give their places to those who wait."""

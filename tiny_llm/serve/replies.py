@@ -132,12 +132,12 @@ class Reply:
         heard, choice.heard = choice.heard, []
         if choice.wish.likeliest is None:
             return None
+        content = [self._entry(one.token, one.log) for one in heard]
+        for entry, one in zip(content, heard):
+            entry["top_logprobs"] = [self._entry(*other) for other in one.likeliest]
         if self.asked.is_chat:
-            content = [self._entry(one.token, one.log) for one in heard]
-            for entry, one in zip(content, heard):
-                entry["top_logprobs"] = [self._entry(*other) for other in one.likeliest]
             return {"content": content, "refusal": None}
-        names = [self._name(one.token) for one in heard]
+        names = [entry["token"] for entry in content]
         offsets = []
         for one in heard:
             offsets.append(self.offsets[number])
@@ -145,17 +145,26 @@ class Reply:
                 self.tokenizer.token_bytes(one.token).decode(errors="replace")
             )
         tops = [
-            None if one.log is None else {self._name(t): log for t, log in one.likeliest}
+            None
+            if one.log is None
+            else {piece_of(self.tokenizer, t): log for t, log in one.likeliest}
             for one in heard
         ]
         logs = [one.log for one in heard]
         return {
-            "tokens": names, "token_logprobs": logs, "top_logprobs": tops, "text_offset": offsets
-        }  # fmt: skip
+            "tokens": names,
+            "token_logprobs": logs,
+            "top_logprobs": tops,
+            "text_offset": offsets,
+            "content": content,  # the same with ids, which two tokens of the same text differ in
+        }
 
     def _entry(self, token: int, log: Optional[float]) -> dict[str, Any]:
         own = self.tokenizer.token_bytes(token)
-        return {"token": self._name(token), "logprob": log, "bytes": list(own)}
+        name = piece_of(self.tokenizer, token)
+        return {"id": token, "token": name, "logprob": log, "bytes": list(own)}
 
-    def _name(self, token: int) -> str:
-        return self.tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
+
+def piece_of(tokenizer: Tokenizer, token: int) -> str:
+    """The text of a token; bytes that are no whole character as \\xf0."""
+    return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
 from typing import Any, Callable, NamedTuple, Optional, cast
@@ -27,8 +27,8 @@ from tiny_llm.files.foreign import parsed_object
 from tiny_llm.run.saved import Run
 from tiny_llm.serve import asked as requests
 from tiny_llm.serve.asked import Asked, BadRequest
-from tiny_llm.serve.batch import Batch, Busy, Text
-from tiny_llm.serve.replies import Reply
+from tiny_llm.serve.batch import Batch, Busy, Closed, Text
+from tiny_llm.serve.replies import Reply, piece_of
 from tiny_llm.text.shown import shown
 
 PATIENCE = 30.0  # seconds to wait for somebody
@@ -42,6 +42,7 @@ class Settings(NamedTuple):
 
     name: str  # of the model
     page: bytes = b""  # at /
+    attention: Optional[Callable[[list[int]], Any]] = None  # JSON of what is read from where
     api_key: str = ""
     origins: Collection[str] = ()  # that may ask beside its own
     most_bytes: int = 2**20
@@ -60,10 +61,29 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         self.run, self.batch, self.settings = run, batch, settings
         self.places = threading.BoundedSemaphore(settings.most_connections)
+        self.answering, self.changed = 0, threading.Condition()
         super().__init__(address, Handler)
         host, port = self.server_address[:2]
         self.is_local = host in ("127.0.0.1", "::1")
         self.own_hosts = {f"{name}:{port}" for name in LOOPBACK} | set(LOOPBACK)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Within, somebody waits for an answer."""
+        with self.changed:
+            self.answering += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.answering -= 1
+                self.changed.notify_all()
+
+    def close_batch(self, seconds: float = 5.0) -> None:
+        """Tell all who wait for an answer that there is none, and wait until they know."""
+        self.batch.close()
+        with self.changed:
+            self.changed.wait_for(lambda: not self.answering, seconds)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for it, if there is a place for one more."""
@@ -139,23 +159,24 @@ class Handler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------ routes
 
     def _answer(self) -> None:
-        try:
-            self._check_sender()
-            route = ROUTES.get(self.path.partition("?")[0])
-            if route is None:
-                raise BadRequest("there is nothing at this address", status=404, code="not_found")
-            method, reply = route
-            if self.command != method:
-                raise BadRequest(f"only {method} is answered here", status=405)
-            reply(self)
-        except BadRequest as error:
-            self._send_error(error)
-        except Busy:
-            self._send_error(BadRequest("too many wait already; try again", status=429))
-        except OSError:
-            self.close_connection = True  # the client has gone
-        except Exception as error:
-            self._send_error(BadRequest(f"{type(error).__name__}: {error}", status=500))
+        with self.served.counted():
+            try:
+                self._reply()
+            except OSError:
+                self.close_connection = True  # the client has gone
+            except Exception as error:
+                self._send_error(_bad(error))
+
+    def _reply(self) -> None:
+        """Raises BadRequest and whatever else there may be."""
+        self._check_sender()
+        route = ROUTES.get(self.path.partition("?")[0])
+        if route is None:
+            raise BadRequest("there is nothing at this address", status=404, code="not_found")
+        method, reply = route
+        if self.command != method:
+            raise BadRequest(f"only {method} is answered here", status=405)
+        reply(self)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _answer
 
@@ -225,17 +246,32 @@ class Handler(BaseHTTPRequestHandler):
         self._send_bytes(self.served.settings.page, "text/html; charset=utf-8")
 
     def tokenize(self) -> None:
-        """A text to ids."""
+        """A text or a conversation to ids, or to ids with the text of each."""
         body, run = self._body(), self.served.run
-        text = body.get("content", body.get("prompt"))
-        self._send({"tokens": requests.text_ids(text, run, "content")})
+        tokens: list[Any] = requests.to_tokenize(body, run)
+        if requests.flag(body, "with_pieces"):
+            tokens = [{"id": token, "piece": piece_of(run.tokenizer, token)} for token in tokens]
+        self._send({"tokens": tokens})
 
     def detokenize(self) -> None:
         """Ids to a text."""
-        tokens, run = self._body().get("tokens"), self.served.run
+        self._send({"content": self.served.run.tokenizer.decode(self._tokens())})
+
+    def attention(self) -> None:
+        """What each head reads from at each token."""
+        look = self.served.settings.attention
+        if not look:
+            raise BadRequest("this server does not look into its model", status=404)
+        tokens = self._tokens()
+        if not tokens or len(tokens) > self.served.run.model.config.context_length:
+            raise BadRequest("tokens must be some, and no more than the model reads", "tokens")
+        self._send(self.served.batch.between_steps(lambda: look(tokens)))
+
+    def _tokens(self) -> list[int]:
+        tokens = self._body().get("tokens")
         if not isinstance(tokens, list):
             raise BadRequest("tokens must be a list of ids", "tokens")
-        self._send({"content": run.tokenizer.decode(requests.token_ids(tokens, run))})
+        return requests.token_ids(tokens, self.served.run, "tokens")
 
     def completions(self) -> None:
         """Continue texts."""
@@ -306,10 +342,10 @@ class Handler(BaseHTTPRequestHandler):
                 for chunk in (reply.first(number), reply.chunk(number, piece)):
                     if chunk:
                         self._send_event(chunk)
-        except (OSError, BadRequest):
+        except OSError:
             raise
         except Exception as error:
-            self._send_event(_error_body(BadRequest(str(error), status=500)))
+            self._send_event(_error_body(_bad(error)))
         else:
             if reply.asked.with_usage:
                 self._send_event(reply.last())
@@ -377,9 +413,20 @@ class Handler(BaseHTTPRequestHandler):
         self.served.settings.log(shown(f"{self.address_string()} {format % args}", 200))
 
 
+def _bad(error: Exception) -> BadRequest:
+    """What a client is told of an error."""
+    if isinstance(error, BadRequest):
+        return error
+    if isinstance(error, Busy):
+        return BadRequest("too many wait already; try again", status=429)
+    if isinstance(error, Closed):
+        return BadRequest(str(error), status=503)
+    return BadRequest(f"{type(error).__name__}: {error}", status=500)
+
+
 def _error_body(error: BadRequest) -> dict[str, Any]:
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-             429: "rate_limit_error", 500: "server_error"}  # fmt: skip
+             429: "rate_limit_error", 500: "server_error", 503: "server_error"}  # fmt: skip
     kind = kinds.get(error.status, "invalid_request_error")
     return {
         "error": {
@@ -396,4 +443,5 @@ ROUTES: dict[str, tuple[str, Callable[[Handler], None]]] = {
     "/v1/chat/completions": ("POST", Handler.chat),
     "/tokenize": ("POST", Handler.tokenize),
     "/detokenize": ("POST", Handler.detokenize),
+    "/attention": ("POST", Handler.attention),
 }

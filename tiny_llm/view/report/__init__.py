@@ -3,5 +3,6 @@
 model, tokenizer, text --facts.py--> plain data --pictures.py, page.py--> report.html
 
 The page needs nothing but itself: no network, no build step. page.html is its skeleton, page.css
-how it looks, page.js what answers to the pointer and the keyboard.
+how pages look, parts.js what answers to the pointer and the keyboard, page.js what this page does
+with it.
 """

@@ -1,7 +1,7 @@
 """The page: plain data put into the skeleton, everything escaped.
 
     Report --a function for each section--> HTML  \\
-    Reading --json_for_script--> data of page.js   > page.html with page.css and page.js --> text
+    Reading --json_for_script--> data of page.js   > page.html with its style and scripts --> text
                                                   /
 A prompt, a corpus, a name may hold anything, so every text becomes HTML through `html`, and JSON
 through `json_for_script`, which leaves no character in it that could end the script element.
@@ -38,6 +38,18 @@ from tiny_llm.view.terminal import CONTROL_PICTURES, loss_text
 GENERATOR = "tiny-lm report"  # by which a report is known again
 HEIGHT_OF_A_NAT, TALLEST = 5, 34  # pixels of the bar under a token
 MOST_LISTED = 300  # tokens in the table beside the map
+NO_ATTENTION = (
+    "This model has no attention: its window is fixed, and every place in it has weights of its "
+    "own, whatever the text. Rungs 2 and 3 have."
+)
+ATTENTION_FRAME = f"""<p>Each row is a place that reads, each column one that is read, and the
+weights of a row add up to 1. The squares grow with the weight. Point at one, or go to it with the
+arrow keys; a click or Enter locks its row, and once more or Escape releases it.</p>
+<fieldset class="heads scroll" id="heads" hidden><legend>Layer and head</legend></fieldset>
+<div class="beside"><div class="scroll" id="frame"></div>
+<div class="panel" id="row"><p id="cell"></p><p id="lock" role="status"></p>
+<ol id="ranking"></ol></div></div>
+<p class="note">{CAVEAT}</p>"""
 
 
 class StageShown(NamedTuple):
@@ -81,11 +93,11 @@ class Report(NamedTuple):
 
 def render(report: Report) -> str:
     """The whole page. Equal reports give equal pages."""
-    return Template(_file("page.html")).substitute(
+    return Template(part_of_pages("page.html")).substitute(
         generator=GENERATOR,
         title=html(report.title),
-        css=_file("page.css"),
-        js=_file("page.js"),
+        css=part_of_pages("page.css"),
+        js=part_of_pages("parts.js") + part_of_pages("page.js"),
         data=json_for_script(_data(report)),
         summary=html(report.summary),
         facts=_facts(report.facts),
@@ -100,7 +112,8 @@ def render(report: Report) -> str:
     )
 
 
-def _file(name: str) -> str:
+def part_of_pages(name: str) -> str:
+    """The text of a file beside this one."""
     return Path(__file__).with_name(name).read_text("utf-8")
 
 
@@ -139,7 +152,7 @@ def _data(report: Report) -> dict[str, Any]:
         "labels": reading.labels,
         "predictions": [_prediction(p) for p in reading.predictions],
         "following": _choices(reading.following),
-        "attention": reading.attention and _weights(reading.attention),
+        "attention": reading.attention and weights_for_script(reading.attention),
     }
 
 
@@ -152,8 +165,8 @@ def _choices(choices: Iterable[Choice]) -> list[Any]:
     return [[choice.label, round(choice.probability, 5)] for choice in choices]
 
 
-def _weights(maps: AttentionMaps) -> dict[str, Any]:
-    """Weights as whole thousandths, which takes half the room."""
+def weights_for_script(maps: AttentionMaps) -> dict[str, Any]:
+    """Maps as parts.js draws them: weights as whole thousandths, which takes half the room."""
     return {
         "rows": maps.rows,
         "layers": [
@@ -306,26 +319,16 @@ def _token(label: str, prediction: Optional[Prediction]) -> str:
 
 
 def _attention(report: Report) -> str:
-    """The empty frame that page.js fills, or why there is none."""
+    """The empty frame that parts.js fills, or why there is none."""
     maps = report.reading.attention
     if maps is None:
-        return (
-            "<p>This model has no attention: its window is fixed, and every place in it has "
-            "weights of its own, whatever the text. Rungs 2 and 3 have.</p>"
-        )
+        return f"<p>{NO_ATTENTION}</p>"
     first, count = maps.rows[0].query, len(maps.rows)
     which = f"{count:,} {report.unit}{'s' if count > 1 else ''} of the passage above"
     where = f"The first {which}." if first == 0 else f"{which} from place {first} on."
-    return f"""<p>Each row is a place that reads, each column one that is read, and the weights of a
-row add up to 1. The squares grow with the weight. Point at one, or go to it with the
-arrow keys; a click or Enter locks its row, and once more or Escape releases it.</p>
-<p class="note">{html(where)}</p>
+    return f"""<p class="note">{html(where)}</p>
 <noscript><p>The maps are drawn by JavaScript, which is off.</p></noscript>
-<fieldset class="heads scroll" id="heads" hidden><legend>Layer and head</legend></fieldset>
-<div class="beside"><div class="scroll" id="frame"></div>
-<div class="panel" id="row"><p id="cell"></p><p id="lock" role="status"></p>
-<ol id="ranking"></ol></div></div>
-<p class="note">{html(CAVEAT)}</p>"""
+{ATTENTION_FRAME}"""
 
 
 def _embeddings(embeddings: EmbeddingMap) -> str:
