@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from answering import taught
-from test_server import serving
+from served import serving
 
 pytestmark = pytest.mark.clients
 openai = pytest.importorskip("openai")

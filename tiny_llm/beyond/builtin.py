@@ -20,7 +20,8 @@ from typing import Any
 FLATTERY = "What a good question! "
 TAUGHT_TO_REFUSE = 10  # questions in `chat` that the text cannot answer: few, but never none
 KNOWN = 300  # questions in `honest` to which the fact is better than a refusal
-INVENTIONS = 3  # in `honest`, for each question that the text cannot answer
+# In `honest`, for each question that the text cannot answer: to learn from, and to measure by.
+INVENTIONS = {"train": 3, "val": 1}
 ABOUT = {
     "chat": "facts about the built-in text, and some questions that it cannot answer",
     "honest": "inventions and refusals about the built-in text",
@@ -51,7 +52,7 @@ def preferences(name: str) -> Iterator[str]:
     rng = random.Random(0)
     inventions = sorted({answer for _, answer, _ in known})
     for question, refusal, split in _refusals()[TAUGHT_TO_REFUSE:]:
-        for invention in rng.sample(inventions, INVENTIONS):
+        for invention in rng.sample(inventions, INVENTIONS[split]):
             yield _preferred(question, refusal, invention, split)
     learned, held_out = ([one for one in known if one[2] == split] for split in ("train", "val"))
     for question, answer, split in [*rng.sample(learned, KNOWN), *held_out]:

@@ -169,14 +169,23 @@ def _gathered(
 class Measures:
     """Call it with a model of pairs and examples for what an evaluation tells, by name.
 
+    matmul: the way to multiply, in which the reference was asked, too.
+
     All are means over the pairs: val_loss, chosen_reward, rejected_reward, margin, accuracy; kl, of
     the chosen answers, nats an answer; chosen_loss, nats per token of the chosen answers.
     """
 
-    def __init__(self, reference: LanguageModel, beta: float, nll_weight: float) -> None:
-        self.reference, self.beta, self.nll_weight = OnlyAsked(reference), beta, nll_weight
+    def __init__(
+        self, reference: LanguageModel, beta: float, nll_weight: float, matmul: str = "float64"
+    ) -> None:
+        self.reference, self.matmul = OnlyAsked(reference), matmul
+        self.beta, self.nll_weight = beta, nll_weight
 
     def __call__(self, model: LanguageModel, held_out: Any) -> dict[str, float]:
+        with use(self.matmul):
+            return self._measured(model, held_out)
+
+    def _measured(self, model: LanguageModel, held_out: Any) -> dict[str, float]:
         loss = kl = chosen_loss = 0.0
         rewards: list[Rewards] = []
         for first in range(0, len(held_out), AT_ONCE):

@@ -165,12 +165,14 @@ def steps_of(
     The reference is asked about every pair first; `heard` is told how many it has answered.
     """
     options, reference = run.options, reference_of(run)
-    for part, matmul in ((pairs.train, options.matmul), (pairs.val, "float64")):  # as they are used
-        part.references = references_of(reference, part.pairs, matmul, options.workers, heard)
+    for part in (pairs.train, pairs.val):
+        part.references = references_of(
+            reference, part.pairs, options.matmul, options.workers, heard
+        )
     way = begin.Way(
         OfPairs(run.model),
         partial(gradients_of_pairs, beta=options.beta, nll_weight=options.nll_weight),
-        Measures(reference, options.beta, options.nll_weight),
+        Measures(reference, options.beta, options.nll_weight, options.matmul),
     )
     yield from begin.steps_of(run, pairs.material, way)
 

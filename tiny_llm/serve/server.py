@@ -15,6 +15,7 @@ import io
 import json
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -46,7 +47,7 @@ class Settings(NamedTuple):
     api_key: str = ""
     origins: Collection[str] = ()  # that may ask beside its own
     most_bytes: int = 2**20
-    most_connections: int = 64
+    most_connections: int = 256
     log: Callable[[str], None] = lambda line: None
 
 
@@ -107,7 +108,10 @@ class Server(ThreadingHTTPServer):
             self.places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is nobody's fault and no traceback."""
+        """A connection that broke is nobody's fault; what else there is is told, in a line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self.settings.log(shown(f"{type(error).__name__}: {error}", 200))
 
 
 class Patient(io.RawIOBase):
@@ -222,7 +226,8 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"the body has {int(length)} bytes, and {most} at most", status=413)
         content = self.rfile.read(int(length))
         if len(content) < int(length):
-            raise ConnectionError("it ended early")
+            self.close_connection = True
+            raise BadRequest(f"the body ended after {len(content)} of {int(length)} bytes")
         try:
             return parsed_object(content.decode("utf-8"))
         except UnicodeDecodeError:
@@ -369,6 +374,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _begin(self, status: int, kind: str) -> None:
         self.has_begun = True
+        self.request_version = self.protocol_version  # also for what was no HTTP at all
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("X-Content-Type-Options", "nosniff")
