@@ -152,11 +152,12 @@ def test_who_has_gone_frees_the_place_at_once_and_nobody_elses(when):
     assert events_of(queue)[0] == alone(wish([1, 2], 9, seed=3), one)
 
 
-def test_an_end_token_is_no_part_of_the_text():
+def test_an_end_token_ends_a_text_and_says_so():
     found, _ = alone(wish([1], 9, seed=2), model())
     tokens = [heard.token for heard in found]
     cut, end = alone(wish([1], 9, seed=2, ends=frozenset({tokens[3]})), model())
-    assert [heard.token for heard in cut] == tokens[: tokens.index(tokens[3])] and end == STOP
+    assert [heard.token for heard in cut] == tokens[: tokens.index(tokens[3]) + 1] and end == STOP
+    assert [heard.ends for heard in cut][-2:] == [False, True]
 
 
 def test_a_full_window_ends_a_text_that_does_not_slide():

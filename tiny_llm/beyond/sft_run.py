@@ -47,7 +47,7 @@ from tiny_llm.run.steps import Step
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.text.corpus import RunningText
 
-STAGE = Stage("sft", repeat=6, evaluations=5, options={
+STAGE = Stage("sft", repeat=5, evaluations=5, options={
     "optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 8, "grad_clip": 1.0,
     "weight_decay": 0.1,
 })  # fmt: skip

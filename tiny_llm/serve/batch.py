@@ -65,6 +65,7 @@ class Heard(NamedTuple):
     token: int
     log: Optional[float] = None
     likeliest: tuple[tuple[int, float], ...] = ()
+    ends: bool = False  # the text, of which it is no part
 
 
 Event = Union[Heard, str, Exception]
@@ -243,10 +244,12 @@ class Batch:
             self._end(text, error)
             return
         token = wish.sampling.draw(logits, text.rng)
+        heard = _heard(token, logits, wish.likeliest)
         if token in wish.ends:
+            text.tell(heard._replace(ends=True))
             self._end(text, STOP)
             return
-        text.tell(_heard(token, logits, wish.likeliest))
+        text.tell(heard)
         text.count += 1
         is_full = len(text.window) == length and not wish.slides
         if text.count == wish.most or is_full:

@@ -41,7 +41,7 @@ class Choice:
             text = self.echoed.add(event.token)
             return text if self.left else text + self.echoed.end()
         self.count += 1
-        text = self.stream.add(event.token)
+        text = "" if event.ends else self.stream.add(event.token)
         if self.stream.stopped:
             self.finish = STOP
         return text
@@ -132,6 +132,8 @@ class Reply:
         heard, choice.heard = choice.heard, []
         if choice.wish.likeliest is None:
             return None
+        if self.asked.is_chat:
+            heard = [one for one in heard if not one.ends]
         content = [self._entry(one.token, one.log) for one in heard]
         for entry, one in zip(content, heard):
             entry["top_logprobs"] = [self._entry(*other) for other in one.likeliest]

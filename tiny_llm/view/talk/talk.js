@@ -184,9 +184,10 @@ function described(place) {
   }))];
 }
 
-/** The text that the model wrote. Bytes that are no character by themselves are put together. */
+/** The text that the model wrote, without the token that ended it. Bytes that are no character by
+ *  themselves are put together. */
 function answer() {
-  const bytes = tokens.slice(given).flatMap((token) => {
+  const bytes = tokens.slice(given, end === "stop" ? -1 : tokens.length).flatMap((token) => {
     const parts = token.text.split(/\\x([0-9a-f]{2})/);
     return parts.flatMap((part, i) => (i % 2 ? [parseInt(part, 16)] : [...new TextEncoder().encode(part)]));
   });
