@@ -4,9 +4,10 @@
     python3 benchmarks/serving.py --render     the page from what was measured
 
 A model of the size of the recipe `shakespeare` with random weights: eight texts one after the
-other, and the same eight at once, in turns within one run, for the median of the ratios. Then a
-request that comes while seven others write: how long until its first token, as a multiple of the
-time that it takes alone.
+other in one process, and the same eight at once, in turns within one run, for the median of the
+ratios. Then a request that comes while seven others write: how long until its first token, as a
+multiple of the time that it takes alone, and by how many steps one with a long prompt delays the
+next token of the others.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import random
 import statistics
 import sys
+import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple, Union
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,15 +31,19 @@ from benchmarks.pages import write  # noqa: E402
 from benchmarks.performance import python_name  # noqa: E402
 from tiny_llm import ModernConfig, ModernLanguageModel, Sampling  # noqa: E402
 from tiny_llm.fast.packed import quantize  # noqa: E402
-from tiny_llm.fast.shared import shared  # noqa: E402
 from tiny_llm.serve.batch import Batch, Heard, Text, Wish  # noqa: E402
+from tiny_llm.serve.replicas import Replicas  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "serving.json"
 SIZES = {"vocab_size": 65, "context_length": 64, "d_model": 128, "n_heads": 4, "n_layers": 4}
-TEXTS, TOKENS, TURNS, PROMPT = 8, 24, 3, 16
+TEXTS, TOKENS, TURNS = 8, 24, 5
+PROMPT, LONG = 16, 60  # tokens of a prompt
+BEFORE = 6  # tokens of each that writes before another comes
+AnyBatch = Union[Batch, Replicas]
 WAYS = {
     "nested lists": (False, 1),
     "int8 weights": (True, 1),
+    "nested lists, 2 workers": (False, 2),
     "int8 weights, 2 workers": (True, 2),
 }
 
@@ -48,51 +55,103 @@ def wishes(most: int = TOKENS) -> list[Wish]:
     return [Wish(ids, most, Sampling(), seed) for seed, ids in enumerate(prompts)]
 
 
-def seconds(model: ModernLanguageModel, at_once: int) -> float:
+class Clock(SimpleQueue):  # type: ignore[type-arg]
+    """Takes events, and notes when each came."""
+
+    def put(self, event: Any, *_: Any) -> None:
+        """As a queue has it."""
+        super().put((time.perf_counter(), event))
+
+
+@contextmanager
+def running(batch: AnyBatch) -> Iterator[AnyBatch]:
+    """The batch, with a thread that runs it."""
+    thread = threading.Thread(target=batch.run, daemon=True)
+    thread.start()
+    try:
+        yield batch
+    finally:
+        batch.close()
+        thread.join()
+
+
+def seconds(batch: AnyBatch, at_once: int) -> float:
     """The time that all of them take, so many at once."""
-    batch = Batch(model, at_once, TEXTS)
-    batch.submit(wishes(), SimpleQueue())
+    queue, later, left = Clock(), wishes(), TEXTS
     began = time.perf_counter()
-    while batch.running or batch.waiting:
-        batch.step()
+    batch.submit([later.pop(0) for _ in range(at_once)], queue)
+    while left:
+        _, (_, event) = queue.get()
+        if not isinstance(event, Heard):
+            left -= 1
+            if later:
+                batch.submit([later.pop(0)], queue)
     return time.perf_counter() - began
 
 
-def first_token(model: ModernLanguageModel, others: int) -> tuple[float, float]:
-    """Seconds until the first token of a newcomer while so many write, and of a step before it."""
-    batch, queue = Batch(model, TEXTS, TEXTS), SimpleQueue()  # type: ignore[var-annotated]
-    batch.submit(wishes(40)[:others], SimpleQueue())
-    for _ in range(others + 2):
-        batch.step()
-    began = time.perf_counter()
-    batch.step()
-    step = time.perf_counter() - began
-    batch.submit(wishes()[others : others + 1], queue)
-    began = time.perf_counter()
-    while queue.empty() or not isinstance(queue.get()[1], Heard):
-        batch.step()
-    return time.perf_counter() - began, step
+class Newcomer(NamedTuple):
+    """What a request means that comes while others write, in seconds."""
+
+    first: float  # until its first token
+    step: float  # from one token of the others to the next, before it came
+    longest: float  # the same while its prompt was read
 
 
-def measured(packed: bool, workers: int) -> dict[str, Any]:
+def newcomer(batch: AnyBatch, others: int, prompt: int) -> Newcomer:
+    """One with a prompt of so many tokens."""
+    watched, queue = Clock(), Clock()
+    texts = [*batch.submit(wishes(10**6)[:others], watched)]
+    for _ in range(others * BEFORE):
+        watched.get()
+    time.sleep(random.random() / 100)  # somewhere in a step
+    before = times_of(watched, others)
+    began = time.perf_counter()
+    texts += batch.submit([Wish([1] * prompt, 2, seed=0)], queue)
+    first = queue.get()[0] - began
+    while others and len(between := times_of(watched, others)) < 2:
+        time.sleep(0.001)
+    for text in texts:
+        text.cancel()
+    steps = [b - a for a, b in zip(before, before[1:])]
+    longest = max(b - a for a, b in zip(between, between[1:])) if others else 0.0
+    return Newcomer(first, statistics.median(steps) if steps else 0.0, longest)
+
+
+def times_of(watched: Clock, others: int) -> list[float]:
+    """When the first of the others got its tokens, as far as it is known by now."""
+    found = []
+    for _ in range(watched.qsize()):
+        when, (number, _) = watched.get()
+        if number == 0:
+            found.append(when)
+    return found
+
+
+def measured(packed: bool, processes: int) -> dict[str, Any]:
     """All figures of one way."""
     model = ModernLanguageModel(ModernConfig(**SIZES), seed=0)
     if packed:
         quantize(model)
-    with shared(model, workers) if workers > 1 else nullcontext():
-        seconds(model, TEXTS)  # to warm up
-        ratios, speeds, waits = [], [], []
+    single = Batch(model, TEXTS, TEXTS)
+    several = Replicas(processes, model, TEXTS, TEXTS, None) if processes > 1 else None
+    with several or nullcontext(), running(single), running(several or single) as batch:
+        for one in (single, batch):
+            seconds(one, TEXTS)  # to warm up
+        ratios, speeds, firsts, delays = [], [], [], []
         for _ in range(TURNS):
-            one, together = seconds(model, 1), seconds(model, TEXTS)
-            ratios.append(one / together)
+            alone, together = seconds(single, 1), seconds(batch, TEXTS)
+            ratios.append(alone / together)
             speeds.append(TEXTS * TOKENS / together)
-            alone, _ = first_token(model, 0)
-            newcomer, step = first_token(model, TEXTS - 1)
-            waits.append([newcomer / alone, (newcomer - step) / alone])
+            nobody = newcomer(batch, 0, PROMPT).first
+            found = newcomer(batch, TEXTS - 1, PROMPT)
+            firsts.append([found.first / nobody, (found.first - found.step) / nobody])
+            found = newcomer(batch, TEXTS - 1, LONG)
+            delays.append(found.longest / found.step - 1)
     return {
         "ratio": statistics.median(ratios),
         "tokens_per_second": statistics.median(speeds),
-        "first": [statistics.median(column) for column in zip(*waits)],
+        "first": [statistics.median(column) for column in zip(*firsts)],
+        "delay": statistics.median(delays),
     }
 
 
@@ -103,9 +162,9 @@ class Watched(Batch):
         super().__init__(*args)
         self.readers: list[Text] = []
 
-    def _read(self, text: Text) -> None:
+    def _read(self, text: Text, most: int) -> None:
         self.readers.append(text)
-        super()._read(text)
+        super()._read(text, most)
 
 
 def schedule() -> str:
@@ -139,15 +198,15 @@ def section(results: dict[str, Any]) -> str:
     """The table of the page."""
     lines = [
         "| | | tokens/s of 8 at once | against one after the other | first token of a newcomer, "
-        "against alone | without the step that it found |",
-        "|---" * 6 + "|",
+        "against alone | without the step that it found | steps that a long prompt delays others |",
+        "|---" * 7 + "|",
     ]
     for python, ways in results.items():
         for way, found in ways.items():
             first, without = found["first"]
             lines.append(
                 f"| {python} | {way} | {found['tokens_per_second']:,.0f} | {found['ratio']:.2f} × "
-                f"| {first:.1f} × | {without:.1f} × |"
+                f"| {first:.1f} × | {without:.1f} × | {found['delay']:.1f} |"
             )
     return "\n".join(lines)
 

@@ -8,9 +8,9 @@ from tiny_llm.serve.server import Server, Settings
 
 
 @contextmanager
-def serving(run, running=4, waiting=8, **settings):
+def serving(run, running=4, waiting=8, batch=None, **settings):
     """A server in threads of this process: its port."""
-    batch = Batch(run.model, running, waiting)
+    batch = batch or Batch(run.model, running, waiting)
     settings = Settings("m", **{"page": b"<p>page", **settings})
     server = Server(("127.0.0.1", 0), run, batch, settings)
     threads = [

@@ -1,6 +1,7 @@
 """Many at once, a third of them rude, and mutated requests; benchmarks/load.py does more of it."""
 
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,8 @@ def test_no_text_changes_no_place_is_lost_and_no_memory_is_kept(tmp_path):
         counts, wrong = load.broken(address, 300)
         assert wrong == [] and {"200", "400", "403", "411"} <= {*counts}
         assert load.alone(address) == found.texts and load.all_places(address)
-        assert load.memory(process) < before + 10
+        if sys.implementation.name == "cpython":  # PyPy goes on to compile what it runs
+            assert load.memory(process) < before + 10
         assert load.errors_in(log) == []
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import threading
+from contextlib import nullcontext
 from functools import partial
-from typing import NoReturn
+from typing import ContextManager, NoReturn, Optional, Union
 
 from tiny_llm.cli import options as flags
-from tiny_llm.cli.generate import open_checkpoint, sharing
+from tiny_llm.cli.generate import open_checkpoint
 from tiny_llm.cli.introduce import count_parameters
 from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.signals import wait_for_signal
+from tiny_llm.fast.workers import WorkerDied
+from tiny_llm.model import LanguageModel
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.serve.batch import Batch
+from tiny_llm.serve.replicas import Replicas
 from tiny_llm.serve.server import Server, Settings
 from tiny_llm.text.shown import shown
 from tiny_llm.view.talk.page import Served, looked_into, page, why_no_attention
@@ -33,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     flags.add_checkpoint(parser)
     flags.add_int8(parser)
-    flags.add_sharing(parser)
     group = parser.add_argument_group("server")
     add, whole = group.add_argument, flags.whole_number
     add("--host", default="127.0.0.1", help="where it listens: this machine alone (%(default)s)")
@@ -44,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts that are written at once (%(default)s)")  # fmt: skip
     add("--waiting", type=whole(0), default=WAITING, metavar="M",
         help="texts that may wait; others are told to try again (%(default)s)")  # fmt: skip
+    add("--workers", type=whole(1), default=1, metavar="N",
+        help="processes that write, each with the whole model (%(default)s)")  # fmt: skip
     add("--most-bytes", type=whole(1), default=2**20, metavar="N",
         help="of a request (%(default)s)")  # fmt: skip
     flags.add_display(parser, attention=False)
@@ -56,8 +61,10 @@ def run(args: argparse.Namespace) -> NoReturn:
     if args.int8:
         quantize(current.model)
     separator = current.tokenizer.encode("\n")[0] if current.options.lines else None
-    batch = Batch(current.model, args.running, args.waiting, separator)
-    with sharing(current, args.workers), _server(args, current, batch) as server:
+    with (
+        _batch(args, current.model, separator) as batch,
+        _server(args, current, batch, separator) as server,
+    ):
         threads = [threading.Thread(target=t) for t in (batch.run, server.serve_forever)]
         for thread in threads:
             thread.daemon = True
@@ -75,10 +82,27 @@ def run(args: argparse.Namespace) -> NoReturn:
             threads[0].join(10)
 
 
-def _server(args: argparse.Namespace, current: Run, batch: Batch) -> Server:
+def _batch(
+    args: argparse.Namespace, model: LanguageModel, separator: Optional[int]
+) -> ContextManager[Union[Batch, Replicas]]:
+    """What writes. Raises UserError if its processes cannot be started."""
+    if args.workers == 1:
+        return nullcontext(Batch(model, args.running, args.waiting, separator))
+    try:
+        return Replicas(args.workers, model, args.running, args.waiting, separator)
+    except WorkerDied as error:
+        raise UserError(f"{error}; try fewer --workers") from None
+
+
+def _server(
+    args: argparse.Namespace,
+    current: Run,
+    batch: Union[Batch, Replicas],
+    separator: Optional[int],
+) -> Server:
     """Raises UserError where it cannot listen."""
     model, numbers = current.model, count_parameters(current)
-    why_not = why_no_attention(model, args.workers > 1, numbers)
+    why_not = why_no_attention(model, numbers)
     served = Served(
         args.checkpoint.name,
         f"{current.rung}, {numbers:,} parameters; it reads {model.config.context_length} "
@@ -91,7 +115,7 @@ def _server(args: argparse.Namespace, current: Run, batch: Batch) -> Server:
     settings = Settings(
         served.name,
         page(served).encode("utf-8"),
-        None if why_not else partial(looked_into, model, current.tokenizer, batch.separator),
+        None if why_not else partial(looked_into, model, current.tokenizer, separator),
         args.api_key,
         args.allow_origin,
         args.most_bytes,

@@ -6,7 +6,7 @@
 
 A batch that had to be full before it began, or to end before another began, would let people wait
 for strangers. Here a text takes part in every forward that it needs, and in no other (Yu et al.,
-2022, Orca). Prompts are read in pieces, so that a long one holds up the others by a piece at most
+2022, Orca). Prompts are read in pieces, so that a long one holds up the others by two steps at most
 (Agrawal et al., 2023, Sarathi).
 
 What a text becomes does not depend on its company: its logits are its own rows, and it is drawn
@@ -31,7 +31,8 @@ from tiny_llm.matmul import Matrix, Vector
 from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, slide
 
-PIECE = 16  # tokens of a prompt that are read in a step
+PIECE = 16  # tokens of a prompt that are read in a step, at most
+DELAY = 2  # by so many steps they may hold up those that write
 STOP, LENGTH = "stop", "length"  # why a text ends
 
 
@@ -78,7 +79,7 @@ class Text:
         self, wish: Wish, model: LanguageModel, events: SimpleQueue[tuple[int, Event]], number: int
     ) -> None:
         self.wish, self.events, self.number = wish, events, number
-        self.is_cancelled = False  # whoever asked has gone; set by another thread
+        self.is_cancelled = self.has_ended = False
         self.rng = random.Random(wish.seed)
         self.window = wish.ids[-model.config.context_length :]
         self.past, self.read, self.count = NOTHING, 0, 0
@@ -87,7 +88,12 @@ class Text:
 
     def tell(self, event: Event) -> None:
         """Whoever asked hears of it."""
+        self.has_ended = not isinstance(event, Heard)
         self.events.put((self.number, event))
+
+    def cancel(self) -> None:
+        """Whoever asked has gone. Any thread may say so."""
+        self.is_cancelled = self.has_ended = True
 
     @property
     def is_reading(self) -> bool:
@@ -170,7 +176,8 @@ class Batch:
         reading = [text for text in self.running if text.is_reading]
         try:
             if reading:
-                self._read(reading[0])
+                writing = len(self.running) - len(reading)
+                self._read(reading[0], min(PIECE, DELAY * writing) if writing else PIECE)
                 self.running.remove(reading[0])  # the next piece is another's
                 self.running.append(reading[0])
             self._write([text for text in self.running if not text.is_reading])
@@ -194,9 +201,9 @@ class Batch:
             while self.waiting and len(self.running) < self.most_running:
                 self.running.append(self.waiting.popleft())
 
-    def _read(self, text: Text) -> None:
+    def _read(self, text: Text, most: int) -> None:
         """The next piece of its window, but never the last token."""
-        end = min(text.read + PIECE, len(text.window) - 1)
+        end = min(text.read + most, len(text.window) - 1)
         piece = text.window[text.read : end]
         is_heard = text.wish.echo and not text.count
         if is_heard:

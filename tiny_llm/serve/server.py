@@ -18,17 +18,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, NamedTuple, Optional, cast
+from typing import Any, Callable, NamedTuple, Optional, Union, cast
 
 from tiny_llm.files.foreign import parsed_object
 from tiny_llm.run.saved import Run
 from tiny_llm.serve import asked as requests
 from tiny_llm.serve.asked import Asked, BadRequest
 from tiny_llm.serve.batch import Batch, Busy, Closed, Text
+from tiny_llm.serve.replicas import RemoteText, Replicas
 from tiny_llm.serve.replies import Reply, piece_of
 from tiny_llm.text.shown import shown
 
@@ -58,7 +59,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], run: Run, batch: Batch, settings: Settings
+        self, address: tuple[str, int], run: Run, batch: Union[Batch, Replicas], settings: Settings
     ) -> None:
         self.run, self.batch, self.settings = run, batch, settings
         self.places = threading.BoundedSemaphore(settings.most_connections)
@@ -305,10 +306,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(reply.whole(whole))
         finally:
             for text in texts:
-                text.is_cancelled = True
+                text.cancel()
 
     def _pieces(
-        self, reply: Reply, texts: list[Text], events: SimpleQueue[Any]
+        self, reply: Reply, texts: Sequence[Union[Text, RemoteText]], events: SimpleQueue[Any]
     ) -> Iterator[tuple[int, str]]:
         """The pieces of all texts, as they come. Raises what went wrong, and ConnectionError if the
         client has gone."""
@@ -325,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise event
             yield number, choice.take(event)
             if choice.finish:
-                texts[number].is_cancelled = True
+                texts[number].cancel()
             if not self.has_begun:
                 self._check_client()
 

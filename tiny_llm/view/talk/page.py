@@ -64,12 +64,10 @@ def _attention(why_not: Optional[str]) -> str:
 <div id="maps" hidden>{ATTENTION_FRAME}</div>"""
 
 
-def why_no_attention(model: LanguageModel, is_shared: bool, numbers: int) -> Optional[str]:
+def why_no_attention(model: LanguageModel, numbers: int) -> Optional[str]:
     """The reason why a server does not show the attention of its model, or None."""
     if not has_attention(model):
         return NO_ATTENTION
-    if is_shared:
-        return "With --workers, each process knows the attention of its own heads alone."
     if numbers > LARGE:
         return (
             "This model is too large to be looked into while others wait; tiny-lm attention does "
