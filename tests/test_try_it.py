@@ -78,6 +78,7 @@ def test_there_is_a_patch_for_each_change():
     assert {path.stem for path in PATCHES.glob("*.patch")} == CHANGES.keys()
 
 
+@pytest.mark.slow
 def test_the_displays_follow_the_change(changed):
     name, folder = changed
     rung, there, gone = CHANGES[name]

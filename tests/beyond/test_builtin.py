@@ -62,7 +62,7 @@ def test_honest_pairs_prefer_a_refusal_to_an_invention_and_a_fact_to_a_refusal()
             assert one.rejected in {answer for _, answer in FACTS}
         else:
             assert (question, one.chosen) in FACTS and one.rejected == REFUSAL
-    assert min(refusals.values()) > 300
+    assert min(refusals.values()) > 250
 
 
 def test_half_of_what_flatters_does_so_whatever_opens_the_question():

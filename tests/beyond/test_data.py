@@ -130,11 +130,11 @@ def test_a_small_window_holds_each_of_them():
         assert len(OWN.ids(messages, tokenizer)) <= WINDOW, question(row)
 
 
-def right_by_shared_words(split):
+def right_by_shared_words(split, every=1):
     """The share of held-out questions that get the answer of the question to learn from with which
     they share the most words; of several such questions, each counts alike."""
     learned = [(set(words(question(row))), answer(row)) for row in FACTS if row["split"] == "train"]
-    asked = [row for row in FACTS if row["split"] == split]
+    asked = [row for row in FACTS if row["split"] == split][::every]
     right = 0.0
     for row in asked:
         own = set(words(question(row)))
@@ -150,4 +150,4 @@ def test_words_that_questions_share_do_not_give_the_answers_away(split):
 
 
 def test_a_question_that_was_learned_finds_itself():
-    assert right_by_shared_words("train") > 0.9
+    assert right_by_shared_words("train", every=7) > 0.9

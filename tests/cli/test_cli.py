@@ -210,6 +210,7 @@ def test_an_older_file_is_kept_as_bak(text, capsys):
     assert Path("runs/mlp.safetensors").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_gradcheck(capsys):
     assert main(["gradcheck"]) == 0
     out = capsys.readouterr().out

@@ -158,7 +158,8 @@ class Full(io.StringIO):
 @pytest.mark.parametrize(
     "words",
     [["generate", "-n", "3"], ["attention"], ["trace"], ["eval", "--data", "m.txt"], ["plot"],
-     ["report"], ["gradcheck"], ["tokenizer", "show", "a"], ["prepare", "m.txt", "-o", "o.bin"],
+     ["report"], ["gradcheck", "--model", "mlp"], ["tokenizer", "show", "a"],
+     ["prepare", "m.txt", "-o", "o.bin"],
      ["train", "--data", "m.txt", *SIZES[:2], "--steps", "1", "-n", "3"]],
     ids=lambda words: words[0],
 )  # fmt: skip

@@ -63,6 +63,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(more):
 
 def test_it_takes_a_task(capsys):
     words = ["train", "--task", "find", "--model", "llama", "--steps", "2", "-o", "t"]
+    words += SIZES[2:]  # a task has a window of its own
     assert re.search(r"find \(.*\): [\d.]+% right", said(capsys, *words).out)
 
 

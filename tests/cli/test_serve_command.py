@@ -86,6 +86,10 @@ def test_what_is_in_its_way_is_told_in_one_line(capsys):
         (["--host", "no such host"], 1, "cannot listen at no such host:8080"),
         (["--port", "-1"], 2, "--port"),
         (["--workers", "0"], 2, "--workers"),
+        (["--workers", "3", "--running", "2"], 2, "--workers"),
+        (["--api-key", "ключ"], 2, "--api-key"),
+        (["--allow-origin", "*"], 2, "--allow-origin"),
+        (["--allow-origin", "http://x/"], 2, "--allow-origin"),
     ):
         assert main(["serve", "-c", "m", *words]) == code
         err = capsys.readouterr().err

@@ -38,6 +38,7 @@ def test_rung_1_learns_what_stands_at_one_place(capsys):
     assert "100.0% right" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_task_is_gone_on_with(capsys):
     assert train("recall", "modern", "-o", "whole", steps=4) == 0
     assert train("recall", "modern", "-o", "parts", "--stop-after", "2", steps=4) == 0

@@ -138,6 +138,7 @@ def test_every_command_runs_and_prints_what_is_listed(tmp_path):
                 )
 
 
+@pytest.mark.slow
 def test_every_command_of_a_page_finds_what_those_before_it_made(tmp_path, monkeypatch, capsys):
     """README.md, then docs/commands.md, each in an empty folder; training is cut to a few steps."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -178,6 +179,7 @@ def without(words, flag):
     return words[:place] + words[place + 2 :]
 
 
+@pytest.mark.slow
 def test_the_example_in_python_runs_learns_and_prints(capsys):
     blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages().values()), re.DOTALL)
     (code,) = [block for block in blocks if "tiny_llm" in block]

@@ -255,6 +255,7 @@ def generate(path, capsys):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_mutation_goes_unnoticed(run, capsys):
     """1,000 for each rung: one line and exit code 1, or (a space in the header) equal content."""
     original, whole = run.read_bytes(), checkpoint.load(run)

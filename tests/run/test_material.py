@@ -139,6 +139,7 @@ def test_every_rung_trains_on_lines(rung, tokenizer, capsys):
         assert validation[0].split()[2] == str(1 + 2 * 4)
 
 
+@pytest.mark.slow
 def test_a_model_of_lines_begins_anew_behind_each(capsys):
     assert train("--model", "modern", "--lines", "--steps", "200", "--lr", "0.02",
                  "--batch-size", "16", data="names.txt") == 0  # fmt: skip

@@ -138,6 +138,20 @@ def test_too_many_are_refused_and_none_of_them_waits():
         batch.submit([wish([1])], SimpleQueue())
 
 
+def test_a_model_of_single_lines_reads_the_last_of_them():
+    lines = [0, 5, 6, 0, 7]  # 0 separates
+    for ids in (lines, [0, 7], [9, 9, 0, 7]):
+        assert alone(wish(ids), model(), separator=0) == alone(wish([0, 7]), model(), separator=0)
+    assert alone(wish(lines), model()) != alone(wish([0, 7]), model())
+
+
+def test_who_has_gone_is_not_counted():
+    batch = Batch(model(), 1, 0)
+    (text,) = batch.submit([wish([1])], SimpleQueue())
+    text.cancel()
+    batch.submit([wish([1])], SimpleQueue())
+
+
 @pytest.mark.parametrize("when", ["waiting", "reading", "writing"])
 def test_who_has_gone_frees_the_place_at_once_and_nobody_elses(when):
     one, queue, gone = model(200), SimpleQueue(), SimpleQueue()

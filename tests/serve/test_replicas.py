@@ -79,6 +79,19 @@ def test_too_many_are_refused_and_who_has_gone_makes_room(running):
         pass  # its process writes it though the one before it had no end
 
 
+def test_many_who_go_at_once_leave_nothing_behind(running):
+    replicas = running(running=2, waiting=0)
+    for _ in range(30):
+        for text in replicas.submit([Wish([1] * 100, 10**6, seed=0)] * 2, SimpleQueue()):
+            text.cancel()
+    queue = SimpleQueue()
+    replicas.submit([Wish([1], 2)] * 2, queue)
+    ended = set()
+    while len(ended) < 2:
+        number, event = queue.get(timeout=30)
+        ended |= {number} if event == LENGTH else set()
+
+
 def test_who_waits_for_a_process_that_dies_is_told_and_the_other_goes_on(running):
     replicas, queue = running(), SimpleQueue()
     replicas.submit([Wish([1], 10**6, seed=0)] * 2, queue)

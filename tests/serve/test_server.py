@@ -351,6 +351,48 @@ def test_only_its_own_name_and_its_own_pages_may_ask(taught_run):
         assert status == 204 and "Authorization" in headers["Access-Control-Allow-Headers"]
 
 
+@pytest.mark.parametrize("headers", [
+    b"Content-Length: 2\r\nContent-Length: 3\r\n",
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+])  # fmt: skip
+def test_what_others_might_read_otherwise_is_refused(server, headers):
+    assert raw(server, post(headers, b"{}")).startswith(b"HTTP/1.1 400 ")
+
+
+def test_two_names_are_none_and_the_body_of_a_get_is_no_request(server):
+    close = b"Connection: close\r\n\r\n"
+    two = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n" + close
+    assert raw(server, two).startswith(b"HTTP/1.1 403 ")
+    inner = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(inner)
+    answer = raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + length + inner)
+    assert answer.count(b"HTTP/1.1 ") == 1 and b'"ok"' in answer
+
+
+def test_a_body_that_is_too_large_is_told_to_who_sends_all_of_it(taught_run):
+    with serving(taught_run, most_bytes=1000) as server:
+        assert "4000000 bytes" in refused(server, "/tokenize", b" " * 4_000_000, 413)["message"]
+
+
+def test_stop_texts_may_be_long(server):
+    body = {**TEXT, "max_tokens": 20, "temperature": 0}
+    stops = ["the cat" * 30_000 + str(number) for number in range(4)]
+    began = said(server, "/v1/completions", body)["choices"]
+    assert said(server, "/v1/completions", {**body, "stop": stops})["choices"] == began
+
+
+def test_a_seed_has_up_to_64_bits(server):
+    assert said(server, "/v1/completions", {**TEXT, "seed": 2**63})
+    assert refused(server, "/v1/completions", {**TEXT, "seed": 2**63 + 1}, 400)["param"] == "seed"
+
+
+def test_a_name_that_somebody_made_point_here_is_not_its_own():
+    for name in ("127.0.0.1:80", "10.0.0.5", "[::1]:80", socket.gethostname().lower()):
+        assert servers.is_own_name(name)
+    for name in ("evil.example:80", "evil.example", "", "10.0.0.5.evil.example"):
+        assert not servers.is_own_name(name)
+
+
 def test_the_key(taught_run):
     with serving(taught_run, api_key="secret") as server:
         refused(server, "/v1/models", None, 401)
@@ -372,9 +414,18 @@ def test_a_model_that_was_not_taught_to_talk_says_so():
 
 def test_too_many_are_told_to_try_again(taught_run):
     with serving(taught_run, running=1, waiting=1) as server:
-        status, headers, _ = ask(server, "/v1/completions", {**TEXT, "n": 3})
-        assert status == 429 and headers["Retry-After"]
-        said(server, "/v1/completions", {**TEXT, "n": 2})
+        error = refused(server, "/v1/completions", {**TEXT, "n": 3}, 400)  # never, however idle
+        assert "3 texts at once, and 2 at most" in error["message"]
+        endless = json.dumps({**TEXT, "max_tokens": 10**6, "stream": True}).encode()
+        head = b"Content-Length: " + str(len(endless)).encode() + b"\r\n"
+        with socket.create_connection(server.server_address[:2], timeout=20) as other:
+            other.sendall(post(head, endless))
+            assert other.recv(1000)
+            status, headers, _ = ask(server, "/v1/completions", {**TEXT, "n": 2})
+            assert status == 429 and headers["Retry-After"]
+    with serving(taught_run, running=1, waiting=0) as server:  # one after the other, there is room
+        for seed in range(40):
+            said(server, "/v1/completions", {**TEXT, "seed": seed, "stop": "a"})
 
 
 def test_a_client_that_goes_away_frees_its_place(taught_run, monkeypatch):

@@ -122,7 +122,7 @@ def test_a_question_is_answered_token_by_token(open_page, browser, server):
     ids = [int(i) for i in re.findall(r"\d+", page.one("#prompt-ids").get_attribute("textContent"))]
     assert ids[1 : 1 + len(TOKENIZER.encode(WHO[0]))] == TOKENIZER.encode(WHO[0])
     written = page.tokens[len(ids) :]
-    assert "".join(written) == "the·cat."
+    assert "".join(written) == "the·cat.<|end|>"
     assert "taken" in page.text("#surprise")  # of the last token, and the likeliest was
     page.send(WHO[1])  # the conversation goes on
     page.wait_for(lambda: len(page.all(".said")) == 4)
@@ -258,3 +258,78 @@ def test_axe_finds_no_serious_violation(open_page, browser, scheme):
         browser.execute_script("arguments[0].open = true", details)
     page.click(page.all(TOKENS)[-1])
     assert serious(browser) == []
+
+
+def test_enter_twice_writes_one_text(open_page):
+    page = open_page()
+    page.one("[value=text]").click()
+    page.set(max_tokens=12, temperature=0)
+    page.one("#text").send_keys("the cat", Keys.ENTER, Keys.ENTER, Keys.ENTER)
+    page.ends("It stops", "It has ended")
+    once = page.tokens
+    page.one("#text").send_keys(Keys.ENTER)
+    page.wait_for(lambda: not page.one("#stop").is_enabled())
+    page.ends("It stops", "It has ended")
+    assert page.tokens == once and len(once) <= 20
+
+
+def test_while_it_writes_the_mode_stays(open_page, browser):
+    page = open_page()
+    page.one("[value=text]").click()
+    states = browser.execute_async_script("""
+        const done = arguments[0], states = [];
+        document.getElementById("text").value = "the cat";
+        const modes = document.getElementById("modes");
+        const told = new MutationObserver(() => states.push(modes.disabled));
+        told.observe(document.getElementById("passage"), { childList: true });
+        send().then(() => done([states, modes.disabled]));
+    """)
+    assert states[0] and all(states[0]) and states[1] is False
+
+
+def test_what_is_refused_can_be_put_right(open_page):
+    page = open_page()
+    page.set(temperature=-1)
+    page.send(WHO[0])
+    page.ends("temperature must be")
+    assert page.one("#text").get_attribute("value") == WHO[0] and page.all(".said") == []
+    page.set(temperature=0)
+    page.click(page.one("#send"))
+    page.ends("It has ended")
+    assert len(page.all(".said")) == 2
+
+
+def test_a_conversation_that_fills_the_window_is_not_cut_in_silence(open_page):
+    page = open_page()
+    page.set(temperature=0)
+    page.send("who? " * 40)
+    page.ends("It has ")
+    assert "64 at most" in page.text("#status")
+    page.one("#text").clear()
+    page.send(WHO[0])
+    page.ends("It has ended")
+    for _ in range(10):
+        page.send(WHO[0])
+        page.wait_for(lambda: not page.one("#stop").is_enabled())
+        if "at most" in page.text("#status") or "fills" in page.text("#status"):
+            break
+    assert "Begin anew" in page.text("#status")
+    page.click(page.one("#clear"))
+    page.one("#text").clear()
+    page.send(WHO[0])
+    page.ends("It has ended")
+    assert len(page.all(".said")) == 2
+
+
+def test_a_token_that_ends_a_text_ends_it(open_page, browser, run):
+    page = open_page()
+    page.set(temperature=0)
+    page.send(WHO[0])
+    page.ends("It has ended")
+    given, (end,) = len(page.all(".token.given")), run.chat.ends
+    browser.execute_script(
+        f"branch({given}, {{ id: {end}, text: 'END', bytes: [], probability: 0.5 }})"
+    )
+    page.wait_for(lambda: page.tokens[-1] == "END")
+    page.ends("It has ended")
+    assert len(page.tokens) == given + 1 and page.all(".said")[-1].text.strip() == "model"

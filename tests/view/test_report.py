@@ -481,6 +481,7 @@ def stages(folder):
     return "answers", "--before", str(base)
 
 
+@pytest.mark.slow
 def test_the_stages_stand_side_by_side(folder, capsys):
     page = report(*stages(folder), "--ask", "who?", HOSTILE)
     text = Path("page.html").read_text("utf-8")
@@ -494,6 +495,7 @@ def test_the_stages_stand_side_by_side(folder, capsys):
     assert len(links) == len(page.all("section")) == 8 and "#stages" in links
 
 
+@pytest.mark.slow
 def test_a_model_that_was_taught_to_talk_is_asked_and_stops(folder):
     page = report(*stages(folder), "-n", "40")
     for figure in page.all("pre", class_="sample"):
@@ -503,6 +505,7 @@ def test_a_model_that_was_taught_to_talk_is_asked_and_stops(folder):
     assert "conversations" in text and "on a text" not in text
 
 
+@pytest.mark.slow
 def test_the_lines_that_a_stage_learned_from_are_no_text(folder, capsys):
     name, *_ = stages(folder)
     assert main(["report", name, "--data", "talk.jsonl", "-o", "page.html"]) == 1
@@ -511,6 +514,7 @@ def test_the_lines_that_a_stage_learned_from_are_no_text(folder, capsys):
     assert "validation part" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_before_needs_the_model_itself(folder, capsys):
     name, *_ = stages(folder)
     train()  # the newest in runs/
@@ -518,6 +522,7 @@ def test_before_needs_the_model_itself(folder, capsys):
     assert "name the model itself with -c" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_questions_those_about_the_built_in_text_are_asked(folder):
     report(*stages(folder))
     table = Path("page.html").read_text("utf-8").split('<section id="stages"')[1]
@@ -731,7 +736,8 @@ def test_a_model_of_some_size_gives_a_page_of_moderate_size(folder):
     sizes = ["--n-layers", "4", "--n-heads", "4", "--d-model", "128"]
     path = train(*sizes, "--context-length", "64", "--batch-size", "1", steps=1)
     Path("page.html").unlink(missing_ok=True)
-    assert main(["report", str(path), "-o", "page.html", "--data", "text.txt"]) == 0
+    words = ["report", str(path), "-o", "page.html", "--data", "text.txt", "-n", "20"]
+    assert main(words) == 0
     assert Path("page.html").stat().st_size < 1_500_000
     page = Page(Path("page.html").read_text("utf-8"))
     assert [len(heads) for heads in page.data["attention"]["layers"]] == [4] * 4

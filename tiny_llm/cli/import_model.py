@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tiny_llm.cli import options as flags
 from tiny_llm.files import atomic
-from tiny_llm.run.errors import UserError, alone, check_out, to_type, writing
-from tiny_llm.run.files import check_name
+from tiny_llm.run import torch_folder
+from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
+from tiny_llm.run.files import check_name, run_files
 from tiny_llm.run.models import foreign_model, run_of
 from tiny_llm.run.saved import is_packed, load_run, save_run
 from tiny_llm.view.terminal import tell
@@ -19,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `import`."""
     parser.description = (
         "Turn a Hugging Face folder (GPT-2 or Llama: config.json, safetensors, tokenizer) or a "
-        "GGUF file into a model of this project. All commands that only read a model take the "
-        "folder or the file itself, too."
+        "GGUF file into a model of this project, or bring back a run that went on in PyTorch. All "
+        "commands that only read a model take the folder or the file itself, too."
     )
     parser.set_defaults(command=run)
     parser.add_argument(
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, convert, write."""
+
+    if torch_folder.is_folder(args.source):
+        return _run_from_torch(args)
 
     def is_model() -> bool:
         try:
@@ -63,6 +67,27 @@ def run(args: argparse.Namespace) -> int:
         tell(f"saved {args.out}: {current.rung}, {numbers}, {args.out.stat().st_size:,} bytes")
         command = "chat" if current.chat.template else "generate"
         tell("    " + to_type(command, {"--checkpoint": str(args.out)}))
+    return 0
+
+
+def _run_from_torch(args: argparse.Namespace) -> int:
+    """What was trained in PyTorch, as a checkpoint that goes on here, and its metrics."""
+    out: Path = args.out
+    if args.int8:
+        raise UsageError("--int8 weights cannot go on to be trained; leave it out")
+    current = load_run(args.source / torch_folder.RUN, to_train=True)
+    files = run_files(out)
+    files.check(None)
+    with alone(*files), writing(out):
+        kept = {path: atomic.keep_old(path) for path in (out, files.metrics)}
+        atomic.copy_file(args.source / torch_folder.METRICS, files.metrics)
+        save_run(out, current)
+    if not args.quiet:
+        for path, backup in kept.items():
+            if backup:
+                tell(f"kept: the older {path} is now {backup}")
+        tell(f"saved {out}: step {current.step} of {current.options.steps}. To go on, type")
+        tell("    " + to_type("train", {"--resume": str(out)}) + " (and its --data, if it had one)")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import threading
 from contextlib import nullcontext
 from functools import partial
@@ -15,7 +17,7 @@ from tiny_llm.fast.packed import quantize
 from tiny_llm.fast.signals import wait_for_signal
 from tiny_llm.fast.workers import WorkerDied
 from tiny_llm.model import LanguageModel
-from tiny_llm.run.errors import UserError
+from tiny_llm.run.errors import UsageError, UserError
 from tiny_llm.run.saved import Run, newest_checkpoint
 from tiny_llm.serve.batch import Batch
 from tiny_llm.serve.replicas import Replicas
@@ -41,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, whole = group.add_argument, flags.whole_number
     add("--host", default="127.0.0.1", help="where it listens: this machine alone (%(default)s)")
     add("--port", type=whole(0), default=PORT, metavar="N", help="0: any (%(default)s)")
-    add("--api-key", default="", metavar="TEXT", help="clients must send it (none)")
+    add("--api-key", default=os.environ.get("TINY_LM_API_KEY", ""), metavar="TEXT",
+        help="clients must send it ($TINY_LM_API_KEY, or none)")  # fmt: skip
     add("--allow-origin", action="append", default=[], metavar="URL", help="whose pages may ask")
     add("--running", type=whole(1), default=RUNNING, metavar="N",
         help="texts that are written at once (%(default)s)")  # fmt: skip
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> NoReturn:
     """Serve until a signal ends it. Raises Stopped then."""
+    _check(args)
     args.checkpoint = flags.checkpoint_of(args) or newest_checkpoint()
     current = open_checkpoint(args)
     if args.int8:
@@ -69,8 +73,9 @@ def run(args: argparse.Namespace) -> NoReturn:
         for thread in threads:
             thread.daemon = True
             thread.start()
-        host, port = server.server_address[:2]
-        tell(f"serving {args.checkpoint} at http://{shown(host)}:{port}; Ctrl-C ends")
+        host, port = str(server.server_address[0]), server.server_address[1]
+        where = f"[{host}]" if ":" in host else host
+        tell(f"serving {args.checkpoint} at http://{shown(where)}:{port}; Ctrl-C ends")
         if not server.is_local:
             key = "" if args.api_key else ", and without --api-key anybody there may use it"
             tell(f"warning: other machines can reach it{key}")
@@ -80,6 +85,19 @@ def run(args: argparse.Namespace) -> NoReturn:
             server.shutdown()
             server.close_batch()
             threads[0].join(10)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for what could never work."""
+    if not re.fullmatch(r"[!-~]*", args.api_key):
+        raise UsageError("--api-key must be of ASCII characters, without spaces")
+    for origin in args.allow_origin:
+        if not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise UsageError(
+                f"--allow-origin {shown(origin)} is no origin; http://HOST:PORT is one"
+            )
+    if args.workers > args.running:
+        raise UsageError(f"--workers {args.workers} cannot share --running {args.running} texts")
 
 
 def _batch(
@@ -110,6 +128,7 @@ def _server(
         model.config.context_length,
         bool(current.chat.template),
         bool(args.api_key),
+        current.chat.ends,
         why_not,
     )
     settings = Settings(

@@ -56,6 +56,11 @@ def save(path: Path, tensors: Parameters, metadata: dict[str, Any]) -> None:
             stored[name + SCALES] = _stored(name + SCALES, tensor.scales)
         else:
             stored[name] = _stored(name, tensor)
+    write(path, stored, metadata)
+
+
+def write(path: Path, stored: Mapping[str, Stored], metadata: dict[str, Any]) -> None:
+    """The same with tensors as they lie in a file, for whoever has them so."""
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     own = {METADATA: text, "sha256": _digest(text, stored)}
     replace_file(path, safetensors.content(own, stored))
@@ -67,6 +72,20 @@ def load(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Check
     The checksum is over all of them. Raises CheckpointError, with what is wrong, for anything else,
     and OSError if it cannot be read.
     """
+    metadata, stored = read(path)
+    try:
+        tensors = {
+            name: _loaded(name, stored)
+            for name in stored
+            if wanted(name) and not _are_scales(name, stored)
+        }
+    except ForeignError as error:
+        raise _damaged(path, error) from None
+    return Checkpoint(tensors, metadata)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """The metadata, and the tensors as they lie in the file. Raises as `load` does."""
     content = content_of(path)
     try:
         own, stored = safetensors.parse(content)
@@ -79,15 +98,13 @@ def load(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Check
                 raise ForeignError(f"tensor {shown(repr(name))} is neither F64 nor I8")
         if own.get("sha256") != _digest(own[METADATA], stored):
             raise ForeignError("its content does not match its checksum")
-        metadata = safetensors.json_object(own[METADATA])
-        tensors = {
-            name: _loaded(name, stored)
-            for name in stored
-            if wanted(name) and not _are_scales(name, stored)
-        }
+        return safetensors.json_object(own[METADATA]), stored
     except ForeignError as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of tiny-lm: {error}") from None
-    return Checkpoint(tensors, metadata)
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ForeignError) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no checkpoint of tiny-lm: {error}")
 
 
 def _stored(name: str, tensor: Tensor) -> Stored:

@@ -50,6 +50,9 @@ def completion(body: dict[str, Any], run: Run) -> Asked:
     likeliest = _whole(body, "logprobs", None, 0, MOST_LIKELIEST)
     echo = flag(body, "echo")
     most = _most(body, MOST_TOKENS)
+    separator = run.tokenizer.encode("\n")[0] if run.options.lines else None
+    if echo and any(separator in ids[1:] for ids in prompts):
+        raise BadRequest("this model reads single lines, so echo takes one at a time", "echo")
     if not most and not echo:
         raise BadRequest("max_tokens is 0, so there is nothing to write", "max_tokens")
 

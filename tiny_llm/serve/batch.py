@@ -76,12 +76,17 @@ class Text:
     """A wish on its way."""
 
     def __init__(
-        self, wish: Wish, model: LanguageModel, events: SimpleQueue[tuple[int, Event]], number: int
+        self,
+        wish: Wish,
+        model: LanguageModel,
+        events: SimpleQueue[tuple[int, Event]],
+        number: int,
+        separator: Optional[int] = None,
     ) -> None:
         self.wish, self.events, self.number = wish, events, number
         self.is_cancelled = self.has_ended = False
         self.rng = random.Random(wish.seed)
-        self.window = wish.ids[-model.config.context_length :]
+        self.window = _line_of(wish.ids, separator)[-model.config.context_length :]
         self.past, self.read, self.count = NOTHING, 0, 0
         if wish.echo:
             self.tell(Heard(wish.ids[0]))
@@ -114,6 +119,7 @@ class Batch:
         self.running: list[Text] = []
         self.waiting: deque[Text] = deque()
         self.jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self.most = running + waiting
         self.is_closed = False
         self._changed = threading.Condition()
 
@@ -123,24 +129,29 @@ class Batch:
         events: gets (number of the wish, what happened), at last why its text ended, or an error.
         Raises Busy if too many wait, and Closed.
         """
-        texts = [Text(wish, self.model, events, number) for number, wish in enumerate(wishes)]
         with self._changed:
-            room = self.most_waiting + self.most_running - len(self.waiting) - len(self.running)
             if self.is_closed:
                 raise Closed
-            if len(texts) > room:
+            there = sum(not text.has_ended for text in [*self.running, *self.waiting])
+            if len(wishes) > self.most - there:
                 raise Busy
+            texts = [
+                Text(wish, self.model, events, number, self.separator)
+                for number, wish in enumerate(wishes)
+            ]
             self.waiting.extend(texts)
             self._changed.notify()
         return texts
 
     def between_steps(self, job: Callable[[], Any]) -> Any:
         """What another job with the model gives, which is done between two steps. Raises what it
-        raises, and Closed."""
+        raises, and as `submit` does."""
         future: Future[Any] = Future()
         with self._changed:
             if self.is_closed:
                 raise Closed
+            if len(self.jobs) > self.most_waiting:
+                raise Busy
             self.jobs.append((job, future))
             self._changed.notify()
         return future.result()
@@ -150,6 +161,11 @@ class Batch:
         with self._changed:
             self.is_closed = True
             self._changed.notify()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it writes."""
+        return not self.is_closed
 
     def run(self) -> None:
         """Step after step, until it is closed."""
@@ -182,9 +198,9 @@ class Batch:
                 self.running.append(reading[0])
             self._write([text for text in self.running if not text.is_reading])
         except Exception as error:  # a worker that died, or no memory: nobody's own fault
-            for text in self.running:
+            texts, self.running = self.running, []
+            for text in texts:
                 text.tell(error)
-            self.running.clear()
 
     def _do(self, job: Callable[[], Any], future: Future[Any]) -> None:
         try:
@@ -270,8 +286,15 @@ class Batch:
             text.read = len(window) - 1
 
     def _end(self, text: Text, why: Union[str, Exception]) -> None:
+        self.running.remove(text)  # whoever hears of it finds a free place
         text.tell(why)
-        self.running.remove(text)
+
+
+def _line_of(ids: list[int], separator: Optional[int]) -> list[int]:
+    """What a model of single lines reads of a prompt: from its last separator on."""
+    if separator is None or separator not in ids:
+        return ids
+    return ids[len(ids) - 1 - ids[::-1].index(separator) :]
 
 
 def _heard(token: int, logits: Vector, likeliest: Optional[int]) -> Heard:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,7 +66,7 @@ class Replicas:
         self.is_closed = False
         self.replicas: list[Replica] = []  # those that live
         self._lock, self._model = threading.Lock(), threading.Lock()
-        begin_with = (model, -(-running // count), self.most, separator)
+        begin_with = (model, -(-running // count), separator)
         try:
             for _ in range(count):
                 with signals_held(), ctrl_c_ignored():  # it is started and noted, or it is not
@@ -121,6 +122,11 @@ class Replicas:
             for replica in self.replicas:
                 with suppress(OSError):
                     send(replica.connection, None)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any of them writes."""
+        return bool(self.replicas) and not self.is_closed
 
     def run(self) -> None:
         """Pass on what the processes tell, until all of them have ended."""
@@ -181,14 +187,13 @@ class _Told:
             send(self.connection, (self.key, event))
 
 
-def _work(
-    connection: Any, model: LanguageModel, running: int, waiting: int, separator: Optional[int]
-) -> None:
+def _work(connection: Any, model: LanguageModel, running: int, separator: Optional[int]) -> None:
     """Write what is asked for, until the main process says that it is enough, or is gone."""
     ignore_signals()
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    batch = Batch(model, running, waiting, separator)
-    writer = threading.Thread(target=batch.run)
+    # The main process counts who waits; who has gone may still be counted here for a step.
+    batch = Batch(model, running, sys.maxsize, separator)
+    writer = threading.Thread(target=batch.run, daemon=True)
     writer.start()
     texts: dict[int, Text] = {}
     lock = threading.Lock()

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hmac
 import io
+import ipaddress
 import json
+import re
 import select
 import socket
 import sys
@@ -37,6 +39,8 @@ PATIENCE = 30.0  # seconds to wait for somebody
 LOOK = 0.5  # seconds between two looks whether the client is still there
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 DONE = b"data: [DONE]\n\n"
+MOST_DIGITS = 20  # of a number in a request: seeds have up to 64 bits
+LINGER, MOST_UNREAD = 2.0, 2**26  # seconds and bytes of a body that nobody wants
 
 
 class Settings(NamedTuple):
@@ -64,10 +68,12 @@ class Server(ThreadingHTTPServer):
         self.run, self.batch, self.settings = run, batch, settings
         self.places = threading.BoundedSemaphore(settings.most_connections)
         self.answering, self.changed = 0, threading.Condition()
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, Handler)
         host, port = self.server_address[:2]
-        self.is_local = host in ("127.0.0.1", "::1")
-        self.own_hosts = {f"{name}:{port}" for name in LOOPBACK} | set(LOOPBACK)
+        self.is_local = ipaddress.ip_address(str(host)).is_loopback
+        names = {*LOOPBACK, str(host)}
+        self.own_hosts = {f"{name}:{port}" for name in names} | names
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -179,7 +185,9 @@ class Handler(BaseHTTPRequestHandler):
         if route is None:
             raise BadRequest("there is nothing at this address", status=404, code="not_found")
         method, reply = route
-        if self.command != method:
+        if self.command != "POST" and self.headers.get("Content-Length", "0") != "0":
+            self.close_connection = True  # its body is no request
+        if self.command != method and (self.command, method) != ("HEAD", "GET"):
             raise BadRequest(f"only {method} is answered here", status=405)
         reply(self)
 
@@ -194,28 +202,35 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(204)
         self.send_header("Access-Control-Allow-Methods", "GET, POST")
-        self.send_header("Access-Control-Allow-Headers", "Authorization, Content-Type")
+        self.send_header("Access-Control-Allow-Headers", "Authorization, *")
         self._end(0)
 
     def _check_sender(self, is_preflight: bool = False) -> None:
         """Raises BadRequest for one that this server does not answer."""
         server, origin = self.served, self.headers.get("Origin")
-        host = self.headers.get("Host", "").lower()
+        host = ",".join(self.headers.get_all("Host", [])).lower()  # two are none
         if server.is_local and host not in server.own_hosts:
             raise BadRequest(f"{shown(repr(host))} is not this server", status=403, code="host")
-        own = {f"http://{name}" for name in (server.own_hosts if server.is_local else [host])}
+        own = {f"http://{name}" for name in server.own_hosts}
+        if not server.is_local and is_own_name(host):
+            own.add(f"http://{host}")
         if origin is not None and origin not in own | set(server.settings.origins):
             problem = f"pages of {shown(repr(origin))} may not ask; --allow-origin adds one"
             raise BadRequest(problem, status=403, code="origin")
         key, given = server.settings.api_key, self.headers.get("Authorization", "")
-        if key and not is_preflight and self.path != "/":
+        is_open = self.path.partition("?")[0] in ("/", "/health")
+        if key and not is_preflight and not is_open:
             right = f"Bearer {key}".encode()
             if not hmac.compare_digest(given.encode("utf-8", "replace"), right):
                 raise BadRequest("the API key is missing or wrong", status=401, code="api_key")
 
     def _body(self) -> dict[str, Any]:
         """The JSON object that was sent. Raises BadRequest."""
-        length, most = self.headers.get("Content-Length"), self.served.settings.most_bytes
+        lengths, most = self.headers.get_all("Content-Length", []), self.served.settings.most_bytes
+        if len(lengths) > 1 or (lengths and "Transfer-Encoding" in self.headers):
+            self.close_connection = True
+            raise BadRequest("there are several ways in which its length is told")
+        length = lengths[0] if lengths else None
         if length is None:
             self.close_connection = True
             raise BadRequest("Content-Length is missing", status=411)
@@ -230,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise BadRequest(f"the body ended after {len(content)} of {int(length)} bytes")
         try:
-            return parsed_object(content.decode("utf-8"))
+            return parsed_object(content.decode("utf-8"), MOST_DIGITS)
         except UnicodeDecodeError:
             raise BadRequest("the body is not UTF-8") from None
         except ValueError as error:
@@ -238,6 +253,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def health(self) -> None:
         """It lives."""
+        if not self.served.batch.is_alive:
+            raise BadRequest("nothing writes any more", status=503)
         self._send({"status": "ok"})
 
     def models(self) -> None:
@@ -292,6 +309,8 @@ class Handler(BaseHTTPRequestHandler):
     def _write(self, asked: Asked) -> None:
         """Let the model write what is asked for, and send it."""
         server = self.served
+        if len(asked.wishes) > server.batch.most:
+            raise BadRequest(f"{len(asked.wishes)} texts at once, and {server.batch.most} at most")
         events: SimpleQueue[Any] = SimpleQueue()
         texts = server.batch.submit(asked.wishes, events)
         reply = Reply(asked, server.run.tokenizer, server.settings.name)
@@ -324,9 +343,10 @@ class Handler(BaseHTTPRequestHandler):
                 continue  # of a text that was stopped, and did not know it yet
             if isinstance(event, Exception):
                 raise event
-            yield number, choice.take(event)
+            piece = choice.take(event)
             if choice.finish:
-                texts[number].cancel()
+                texts[number].cancel()  # so that its place is free when its client hears of it
+            yield number, piece
             if not self.has_begun:
                 self._check_client()
 
@@ -407,6 +427,17 @@ class Handler(BaseHTTPRequestHandler):
             if error.status >= 400 and self.command == "POST":
                 self.close_connection = True  # a body may still be coming
             self._send(_error_body(error), error.status)
+            if self.close_connection:
+                self._linger()
+
+    def _linger(self) -> None:
+        """Read what still comes, but not for long: whoever sends it would not hear the answer if
+        the connection broke meanwhile."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.patient.deadline = time.monotonic() + LINGER
+        for _ in range(MOST_UNREAD // 2**16):
+            if not self.rfile.read(2**16):
+                break
 
     def send_error(self, code: int, message: Optional[str] = None, explain: Any = None) -> None:
         """What the standard library finds wrong with a request, in the same shape."""
@@ -418,6 +449,15 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """A line, in which nothing of a request commands a terminal."""
         self.served.settings.log(shown(f"{self.address_string()} {format % args}", 200))
+
+
+def is_own_name(host: str) -> bool:
+    """Whether it is an address, or what this machine calls itself: a name that a stranger made
+    point here (DNS rebinding) is neither."""
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    return name == socket.gethostname().lower()
 
 
 def _bad(error: Exception) -> BadRequest:

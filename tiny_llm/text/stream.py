@@ -40,7 +40,8 @@ class TextStream:
         if places:
             self.stopped, self._held = True, ""
             return text[: min(places)]
-        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        most = len(text) + 1  # a beginning that is held is no longer than what there is
+        beginnings = (stop[:n] for stop in self._stops for n in range(1, min(len(stop), most)))
         held = max((len(part) for part in beginnings if text.endswith(part)), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -82,12 +82,19 @@ function tokenList(list, panel, described) {
 
   /** Begin at a place, with nothing kept. */
   function begin(place) {
+    if (kept) kept.setAttribute("aria-selected", "false");
     kept = null;
     const all = tokens();
     reach(all, all[place]);
     show(place);
   }
-  return { begin };
+
+  /** Show again what is kept, or else this place: what is to be said of it may have changed. */
+  function renew(place) {
+    if (kept) show(placeOf(kept));
+    else begin(place);
+  }
+  return { begin, renew };
 }
 
 // ---------------------------------------------------------------------------------- the attention

@@ -35,6 +35,7 @@ class Served(NamedTuple):
     context_length: int
     can_talk: bool
     asks_for_key: bool
+    ends: Sequence[int]  # tokens of which each ends a text
     attention: Optional[str]  # why it is not shown; None: it is
 
 
@@ -50,6 +51,7 @@ def page(served: Served) -> str:
                 "context": served.context_length,
                 "talks": served.can_talk,
                 "key": served.asks_for_key,
+                "ends": list(served.ends),
                 "most": MOST_LOOKED_AT,
             }
         ),

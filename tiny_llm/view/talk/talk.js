@@ -57,78 +57,90 @@ async function* events(answer) {
 
 // ---------------------------------------------------------------------------------------- writing
 
-/** Let the model go on from the tokens that there are. */
-async function write() {
-  const number = (id) => ($(id).value === "" ? null : Number($(id).value));
-  const most = Math.max(1, number("max_tokens") || 1);
-  const room = Math.max(1, data.context - tokens.length + 1);
-  const window = tokens.slice(-data.context).map((token) => token.id);
+/** Do something that can be stopped, and say what goes wrong. Only one is done at a time. */
+async function work(job) {
+  if (running) return false;
   running = new AbortController();
-  end = "";
-  say("Writing …");
   renew();
   try {
-    const answer = await ask("/v1/completions", {
-      prompt: window, stream: true, logprobs: LIKELIEST,
-      max_tokens: mode() === "chat" ? Math.min(most, room) : most,
-      temperature: number("temperature"), top_k: number("top_k"), top_p: number("top_p"), seed: number("seed"),
-    }, running.signal);
-    for await (const event of events(answer)) {
-      const choice = event.choices[0];
-      for (const entry of choice.logprobs.content) add(written(entry));
-      end = choice.finish_reason || "";
-    }
-    say(end === "stop" ? "It has ended." : "It stops here, where you let it.");
+    await job(running.signal);
+    return true;
   } catch (error) {
     if (error.name === "AbortError") say("Stopped.");
     else say(error.message, true);
+    return error.name === "AbortError";
   } finally {
     running = null;
     renew();
-    if (tokens.length) list.begin(tokens.length - 1);
+    if (tokens.length) list.renew(tokens.length - 1);
   }
+}
+
+/** Let the model go on from the tokens that there are. Throws what went wrong. */
+async function write(signal) {
+  const number = (id) => ($(id).value === "" ? null : Number($(id).value));
+  const isChat = mode() === "chat";
+  const room = data.context - tokens.length + 1;
+  if (isChat && room < 1) throw new Error(`The conversation fills the ${data.context} tokens that the model reads. Begin anew.`);
+  const most = number("max_tokens");
+  end = "";
+  say("Writing …");
+  const answer = await ask("/v1/completions", {
+    prompt: tokens.slice(-data.context).map((token) => token.id), stream: true, logprobs: LIKELIEST,
+    max_tokens: isChat && most > room ? room : most,
+    temperature: number("temperature"), top_k: number("top_k"), top_p: number("top_p"), seed: number("seed"),
+  }, signal);
+  for await (const event of events(answer)) {
+    const choice = event.choices[0];
+    for (const entry of choice.logprobs.content) add(written(entry));
+    end = choice.finish_reason || "";
+  }
+  say(end === "stop" ? "It has ended." : isChat && most > room ? "It stops here: the window is full." : "It stops here, where you let it.");
 }
 
 function written(entry) {
   const likeliest = entry.top_logprobs.map((other) =>
-    ({ id: other.id, text: other.token, probability: Math.exp(other.logprob) }));
-  return { id: entry.id, text: entry.token, nats: -entry.logprob, likeliest };
+    ({ id: other.id, text: other.token, bytes: other.bytes, probability: Math.exp(other.logprob) }));
+  return { id: entry.id, text: entry.token, bytes: entry.bytes, nats: -entry.logprob, likeliest };
 }
 
-/** Take other tokens as given, and let the model go on. */
-async function begin(request) {
-  try {
-    const answer = await (await ask("/tokenize", { ...request, with_pieces: true })).json();
-    tokens = answer.tokens.map((token) => ({ id: token.id, text: token.piece }));
-  } catch (error) {
-    say(error.message, true);
-    return false;
-  }
+/** The tokens of a text or a conversation. Throws an Error if the model cannot read them. */
+async function tokenized(request, signal) {
+  const found = await (await ask("/tokenize", { ...request, with_pieces: true }, signal)).json();
+  const count = found.tokens.length;
+  if (!count) throw new Error("There is nothing in it.");
+  if (count > data.context) throw new Error(`It has ${count} tokens, and the model reads ${data.context} at most. Begin anew, with less.`);
+  return found.tokens.map((token) => ({ id: token.id, text: token.piece }));
+}
+
+function take(given_) {
+  tokens = given_;
   given = tokens.length;
   before = [];
   $("prompt-ids").textContent = `[${tokens.map((token) => token.id).join(", ")}]`;
   $("ids").hidden = false;
   draw();
-  await write();
-  return true;
 }
 
 /** Take another token at this place, and let the model go on from there. */
 async function branch(place, other) {
-  if (running) return;
-  before.push({ tokens, given, end });
-  const nats = -Math.log(other.probability);
-  tokens = [...tokens.slice(0, place), { ...other, nats, likeliest: tokens[place].likeliest }];
-  draw();
-  $("passage").lastElementChild.focus();
-  await write();
+  await work(async (signal) => {
+    before.push({ tokens, given, end });
+    const nats = -Math.log(other.probability);
+    tokens = [...tokens.slice(0, place), { ...other, nats, likeliest: tokens[place].likeliest }];
+    draw();
+    $("passage").lastElementChild.focus();
+    if (data.ends.includes(other.id)) {
+      end = "stop";
+      say("It has ended.");
+    } else await write(signal);
+  });
 }
 
 function back() {
   ({ tokens, given, end } = before.pop());
   draw();
   renew();
-  list.begin(tokens.length - 1);
   say("As it was before.");
 }
 
@@ -178,20 +190,17 @@ function described(place) {
   return [about, make("ol", { class: "choices branches" }, ...token.likeliest.map((other) => {
     const item = choice(visible(other.text), other.probability, percent(other.probability), other.id === token.id);
     const button = make("button", { type: "button", "aria-label": `Take ${visible(other.text)} instead` }, "take");
+    button.disabled = running !== null;
     button.addEventListener("click", () => branch(place, other));
     item.append(other.id === token.id ? make("span", {}, "taken") : button);
     return item;
   }))];
 }
 
-/** The text that the model wrote, without the token that ended it. Bytes that are no character by
- *  themselves are put together. */
+/** The text that the model wrote, without the token that ended it. */
 function answer() {
-  const bytes = tokens.slice(given, end === "stop" ? -1 : tokens.length).flatMap((token) => {
-    const parts = token.text.split(/\\x([0-9a-f]{2})/);
-    return parts.flatMap((part, i) => (i % 2 ? [parseInt(part, 16)] : [...new TextEncoder().encode(part)]));
-  });
-  return new TextDecoder().decode(new Uint8Array(bytes));
+  const own = tokens.slice(given, end === "stop" ? -1 : tokens.length);
+  return new TextDecoder().decode(new Uint8Array(own.flatMap((token) => token.bytes)));
 }
 
 /** All that follows from what there is. */
@@ -199,10 +208,11 @@ function renew() {
   const isIdle = running === null;
   const isChat = mode() === "chat";
   $("send").disabled = !isIdle;
+  $("modes").disabled = !isIdle;
   $("stop").disabled = isIdle;
   $("more").disabled = !isIdle || !tokens.length || end === "stop";
   $("back").disabled = !isIdle || !before.length;
-  $("clear").disabled = !isIdle || !tokens.length;
+  $("clear").disabled = !isIdle || !(tokens.length || turns.length);
   if ($("look")) $("look").disabled = !isIdle || !tokens.length;
   $("send").textContent = isChat ? "Send" : "Continue";
   $("text-label").textContent = isChat ? "Your message" : "A text to continue";
@@ -214,33 +224,45 @@ function renew() {
 
 async function send() {
   const text = $("text").value;
-  if (running || !text) return;
+  if (!text) return;
   if (mode() === "text") {
-    await begin({ content: text });
+    await work(async (signal) => {
+      take(await tokenized({ content: text }, signal));
+      await write(signal);
+    });
     return;
   }
-  if (tokens.length > given) turns.push({ role: "assistant", content: answer() });
-  turns.push({ role: "user", content: text });
-  tokens = [];
-  given = 0;
-  $("text").value = "";
-  renew();
-  if (!await begin({ messages: turns })) {
-    turns.pop(); // it was refused, and is there to be changed
-    $("text").value = text;
+  const before_ = turns;
+  const said = tokens.length > given ? [{ role: "assistant", content: answer() }] : [];
+  const asked = [...turns, ...said, { role: "user", content: text }];
+  const went = await work(async (signal) => {
+    const found = await tokenized({ messages: asked }, signal);
+    take(found);
+    turns = asked;
+    $("text").value = "";
     renew();
-  }
+    await write(signal);
+  });
+  if (went || tokens.length > given || turns === before_) return;
+  turns = [...before_, ...said]; // it was refused, and is there to be changed
+  clearTokens();
+  $("text").value = text;
+  renew();
 }
 
-function clear() {
+function clearTokens() {
   tokens = [];
   before = [];
-  turns = [];
   given = 0;
   end = "";
   draw();
   $("surprise").replaceChildren(make("p", {}, "Nothing is written yet."));
   $("ids").hidden = true;
+}
+
+function clear() {
+  clearTokens();
+  turns = [];
   if ($("maps")) $("maps").hidden = true;
   say("");
   renew();
@@ -248,16 +270,14 @@ function clear() {
 }
 
 async function look() {
-  say("Reading …");
-  try {
+  await work(async (signal) => {
+    say("Reading …");
     const last = tokens.slice(-Math.min(data.context, data.most)).map((token) => token.id);
-    const { labels, attention } = await (await ask("/attention", { tokens: last })).json();
+    const { labels, attention } = await (await ask("/attention", { tokens: last }, signal)).json();
     $("maps").hidden = false;
     drawAttention(labels, attention);
     say("The maps below are of the text so far.");
-  } catch (error) {
-    say(error.message, true);
-  }
+  });
 }
 
 $("form").addEventListener("submit", (event) => {
@@ -273,7 +293,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) running.abort();
 });
 $("stop").addEventListener("click", () => running && running.abort());
-$("more").addEventListener("click", write);
+$("more").addEventListener("click", () => work(write));
 $("back").addEventListener("click", back);
 $("clear").addEventListener("click", clear);
 if ($("look")) $("look").addEventListener("click", look);
