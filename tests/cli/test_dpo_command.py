@@ -225,6 +225,7 @@ def test_the_same_seed_draws_the_same_answers(capsys):
     "flags, code, problem",
     [
         (["-c", "sft.safetensors", "--sample-pairs", "x"], 2, "--sample-pairs needs --data"),
+        (["-c", "sft.safetensors", "--answers", "3"], 2, "--answers is for --sample-pairs"),
         (["-c", "sft.safetensors", "--data", "none"], 1, "there is no file none"),
         (["-c", "none", "--data", "pairs.jsonl"], 1, "there is no checkpoint none"),
         (["-c", "sft.safetensors", "--data", "bad.jsonl"], 1, "bad.jsonl, line 2: "),

@@ -74,8 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pair to FILE for each wrong answer",
     )
     own.add_argument(
-        "--answers", type=whole_number(1), default=ANSWERS, metavar="K",
-        help="to each question (%(default)s)",
+        "--answers", type=whole_number(1), metavar="K", help=f"to each question ({ANSWERS})"
     )  # fmt: skip
     flags.add_drawing(own, 1.0, 1.0)
     parser.add_argument(
@@ -91,7 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Learn, or write pairs to learn from. Exit code 0, or that of the signal that stopped it."""
     if args.sample_pairs:
+        args.answers = args.answers or ANSWERS
         return _sample_pairs(args)
+    if args.answers:
+        raise UsageError("--answers is for --sample-pairs; leave it out")
     data = _data(args)
     notes = Progress(sys.stderr, style_for(sys.stderr, args.color), 0, 0, args.quiet)
     given = flags.options_of(args)

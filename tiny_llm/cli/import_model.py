@@ -11,6 +11,7 @@ from tiny_llm.files import atomic
 from tiny_llm.run import torch_folder
 from tiny_llm.run.errors import UsageError, UserError, alone, check_out, to_type, writing
 from tiny_llm.run.files import check_name, run_files
+from tiny_llm.run.metrics import Metrics
 from tiny_llm.run.models import foreign_model, run_of
 from tiny_llm.run.saved import is_packed, load_run, save_run
 from tiny_llm.view.terminal import tell
@@ -79,8 +80,10 @@ def _run_from_torch(args: argparse.Namespace) -> int:
     files = run_files(out)
     files.check(None)
     with alone(*files), writing(out):
-        kept = {path: atomic.keep_old(path) for path in (out, files.metrics)}
-        atomic.copy_file(args.source / torch_folder.METRICS, files.metrics)
+        kept = {out: atomic.keep_old(out)}
+        metrics = Metrics(files.metrics, current.step, args.source / torch_folder.METRICS)
+        metrics.close()
+        kept[files.metrics] = metrics.kept
         save_run(out, current)
     if not args.quiet:
         for path, backup in kept.items():
