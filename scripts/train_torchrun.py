@@ -324,6 +324,8 @@ class Trainer:
         rate = schedule_of(options)(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        # What is dropped follows from the step and the process, as it does here from the step.
+        torch.manual_seed((options.seed * 1_000_003 + self.step) * 4096 + self.rank)
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for number, part in enumerate(parts):
