@@ -36,9 +36,9 @@ from tiny_llm.serve.replicas import Replicas  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "serving.json"
 SIZES = {"vocab_size": 65, "context_length": 64, "d_model": 128, "n_heads": 4, "n_layers": 4}
-TEXTS, TOKENS, TURNS = 8, 24, 5
+TEXTS, TOKENS, TURNS = 8, 24, 3
 PROMPT, LONG = 16, 60  # tokens of a prompt
-BEFORE = 6  # tokens of each that writes before another comes
+BEFORE = 8  # tokens of each that writes before another comes
 AnyBatch = Union[Batch, Replicas]
 WAYS = {
     "nested lists": (False, 1),
@@ -101,26 +101,27 @@ def newcomer(batch: AnyBatch, others: int, prompt: int) -> Newcomer:
     """One with a prompt of so many tokens."""
     watched, queue = Clock(), Clock()
     texts = [*batch.submit(wishes(10**6)[:others], watched)]
-    for _ in range(others * BEFORE):
-        watched.get()
+    before = times_of(watched, BEFORE) if others else []
     time.sleep(random.random() / 100)  # somewhere in a step
-    before = times_of(watched, others)
     began = time.perf_counter()
     texts += batch.submit([Wish([1] * prompt, 2, seed=0)], queue)
-    first = queue.get()[0] - began
-    while others and len(between := times_of(watched, others)) < 2:
-        time.sleep(0.001)
+    ended = queue.get()[0]
+    after = times_of(watched, 1, ended) if others else []
     for text in texts:
         text.cancel()
-    steps = [b - a for a, b in zip(before, before[1:])]
-    longest = max(b - a for a, b in zip(between, between[1:])) if others else 0.0
-    return Newcomer(first, statistics.median(steps) if steps else 0.0, longest)
+    if not others:
+        return Newcomer(ended - began, 0.0, 0.0)
+    steps = [b - a for a, b in zip(before[1:], before[2:])]
+    every = [*before, *after]
+    gaps = [b - a for a, b in zip(every, every[1:]) if b > began]
+    return Newcomer(ended - began, statistics.median(steps), max(gaps))
 
 
-def times_of(watched: Clock, others: int) -> list[float]:
-    """When the first of the others got its tokens, as far as it is known by now."""
-    found = []
-    for _ in range(watched.qsize()):
+def times_of(watched: Clock, count: int, until: float = 0.0) -> list[float]:
+    """When the first of those who write got its tokens: so many, and up to the first behind a
+    moment."""
+    found: list[float] = []
+    while len(found) < count or found[-1] <= until:
         when, (number, _) = watched.get()
         if number == 0:
             found.append(when)
@@ -134,7 +135,8 @@ def measured(packed: bool, processes: int) -> dict[str, Any]:
         quantize(model)
     single = Batch(model, TEXTS, TEXTS)
     several = Replicas(processes, model, TEXTS, TEXTS, None) if processes > 1 else None
-    with several or nullcontext(), running(single), running(several or single) as batch:
+    other = running(several) if several else nullcontext(single)
+    with several or nullcontext(), running(single), other as batch:
         for one in (single, batch):
             seconds(one, TEXTS)  # to warm up
         ratios, speeds, firsts, delays = [], [], [], []
