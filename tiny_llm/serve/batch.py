@@ -32,7 +32,7 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, slide
 
 PIECE = 16  # tokens of a prompt that are read in a step, at most
-DELAY = 2  # by so many steps they may hold up those that write
+DELAY = 2  # by the time of so many steps it may hold up the others
 STOP, LENGTH = "stop", "length"  # why a text ends
 
 
@@ -192,8 +192,8 @@ class Batch:
         reading = [text for text in self.running if text.is_reading]
         try:
             if reading:
-                writing = len(self.running) - len(reading)
-                self._read(reading[0], min(PIECE, DELAY * writing) if writing else PIECE)
+                count = len(self.running)
+                self._read(reading[0], min(PIECE, DELAY * count) if count > 1 else PIECE)
                 self.running.remove(reading[0])  # the next piece is another's
                 self.running.append(reading[0])
             self._write([text for text in self.running if not text.is_reading])
