@@ -6,8 +6,8 @@
 
 A batch that had to be full before it began, or to end before another began, would let people wait
 for strangers. Here a text takes part in every forward that it needs, and in no other (Yu et al.,
-2022, Orca). Prompts are read in pieces, so that a long one holds up the others by two steps at most
-(Agrawal et al., 2023, Sarathi).
+2022, Orca). Prompts are read in pieces (Agrawal et al., 2023, Sarathi), each with as many tokens as
+there are texts: about the work of a step, so that a long prompt holds up the others by little more.
 
 What a text becomes does not depend on its company: its logits are its own rows, and it is drawn
 with a generator of its own.
@@ -32,7 +32,6 @@ from tiny_llm.model import LanguageModel
 from tiny_llm.sampling import Sampling, slide
 
 PIECE = 16  # tokens of a prompt that are read in a step, at most
-DELAY = 2  # by the time of so many steps it may hold up the others
 STOP, LENGTH = "stop", "length"  # why a text ends
 
 
@@ -193,7 +192,7 @@ class Batch:
         try:
             if reading:
                 count = len(self.running)
-                self._read(reading[0], min(PIECE, DELAY * count) if count > 1 else PIECE)
+                self._read(reading[0], min(PIECE, count) if count > 1 else PIECE)
                 self.running.remove(reading[0])  # the next piece is another's
                 self.running.append(reading[0])
             self._write([text for text in self.running if not text.is_reading])
