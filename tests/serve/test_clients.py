@@ -12,6 +12,8 @@ import pytest
 from answering import taught
 from served import serving
 
+from tiny_llm.serve.batch import Busy
+
 pytestmark = pytest.mark.clients
 openai = pytest.importorskip("openai")
 
@@ -67,7 +69,7 @@ def test_stops(client):
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_errors_are_its_own_exceptions(client, server):
+def test_errors_are_its_own_exceptions(client, server, monkeypatch):
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model="m", prompt="a", temperature=-1)
     with pytest.raises(openai.BadRequestError, match="100 tokens") as found:
@@ -77,8 +79,15 @@ def test_errors_are_its_own_exceptions(client, server):
         client.with_options(api_key="wrong").models.list()
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="m", input="a")
-    with pytest.raises(openai.RateLimitError):
+    with pytest.raises(openai.BadRequestError, match="12 at most"):
         client.completions.create(model="m", prompt="a", n=100)
+
+    def busy(*_):
+        raise Busy
+
+    monkeypatch.setattr(server.batch, "submit", busy)
+    with pytest.raises(openai.RateLimitError, match="try again"):
+        client.completions.create(model="m", prompt="a")
 
 
 def test_a_stream_that_is_cancelled_frees_its_place(client, server):
