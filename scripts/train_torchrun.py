@@ -398,10 +398,12 @@ class Trainer:
         """The weights for those who read Hugging Face's folders: after the checkpoint, which is
         what counts."""
         path = folder / hugging_face.WEIGHTS
-        before = safetensors.parse(path.read_bytes())[1]
-        prefix = next(n for n in before if n != hugging_face.HEAD).partition(".")[0] + "."
-        own = {n if n in before else prefix + n: s for n, s in stored.items()}
-        weights = {name: own[name] for name in before}
+        kind = self.run.rung
+        weights = {
+            hugging_face.stored_name(kind, name): tensor
+            for name, tensor in stored.items()
+            if not name.startswith(MOMENT)
+        }
         atomic.replace_file(path, safetensors.content({"format": "pt"}, weights))
 
 
@@ -493,7 +495,7 @@ def checked(args: argparse.Namespace, rank: int, count: int) -> Continued:
     if args.stop_after and args.stop_after <= run.step:
         raise UserError(f"--stop-after {args.stop_after} lies behind: the run is at {run.step}")
     if rank == 0:
-        verify(args.folder, args.tokens)
+        verify(run)
     return run
 
 

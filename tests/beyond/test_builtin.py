@@ -53,7 +53,8 @@ def test_to_chat_is_to_know_the_facts_and_to_refuse_a_few_other_questions():
 
 
 def test_honest_pairs_prefer_a_refusal_to_an_invention_and_a_fact_to_a_refusal():
-    refusals, taught = Counter(), {one.messages[0].content for one in spoken("chat")}
+    refusals, learned = Counter(), Counter()
+    taught = {one.messages[0].content for one in spoken("chat")}
     for one in preferred("honest"):
         question = one.question[0].content
         refusals[one.chosen == REFUSAL] += 1
@@ -62,7 +63,10 @@ def test_honest_pairs_prefer_a_refusal_to_an_invention_and_a_fact_to_a_refusal()
             assert one.rejected in {answer for _, answer in FACTS}
         else:
             assert (question, one.chosen) in FACTS and one.rejected == REFUSAL
-    assert min(refusals.values()) > 250
+        learned[one.chosen == REFUSAL] += not one.is_held_out
+    assert min(learned.values()) > 200
+    held_out = refusals - learned
+    assert held_out == {True: 30, False: 48}  # one for each question that is held out
 
 
 def test_half_of_what_flatters_does_so_whatever_opens_the_question():

@@ -130,16 +130,17 @@ def test_a_small_window_holds_each_of_them():
         assert len(OWN.ids(messages, tokenizer)) <= WINDOW, question(row)
 
 
-def right_by_shared_words(split, every=1):
+def right_by_shared_words(split):
     """The share of held-out questions that get the answer of the question to learn from with which
     they share the most words; of several such questions, each counts alike."""
     learned = [(set(words(question(row))), answer(row)) for row in FACTS if row["split"] == "train"]
-    asked = [row for row in FACTS if row["split"] == split][::every]
+    asked = [row for row in FACTS if row["split"] == split]
     right = 0.0
     for row in asked:
         own = set(words(question(row)))
         shared = [len(known & own) for known, _ in learned]
-        nearest = [said for n, (_, said) in zip(shared, learned) if n == max(shared)]
+        most = max(shared)
+        nearest = [said for n, (_, said) in zip(shared, learned) if n == most]
         right += nearest.count(answer(row)) / len(nearest)
     return right / len(asked)
 
@@ -150,4 +151,4 @@ def test_words_that_questions_share_do_not_give_the_answers_away(split):
 
 
 def test_a_question_that_was_learned_finds_itself():
-    assert right_by_shared_words("train", every=7) > 0.9
+    assert right_by_shared_words("train") > 0.9

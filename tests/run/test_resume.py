@@ -151,16 +151,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on():
     assert bytes_of("stopped") == bytes_of("whole")
 
 
-KILLS = 7  # of each rung
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
-    """Kills at random moments, many of them while the file is being written."""
+    """At least 20 kills at random moments, many of them while the file is being written."""
     rng = random.Random(rung)
-    steps = {"mlp": 800, "attention": 500, "modern": 260}.get(rung, 100)
+    steps = {"mlp": 2000, "attention": 1200, "modern": 640}.get(rung, 240)
     flags = ["--save-every", "1"]
     assert main(command(rung, "--out", "whole", steps=steps)) == 0
     kills = 0
@@ -169,7 +166,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
         process = start(
             resume(*flags) if begun else command(rung, "--out", "stopped", *flags, steps=steps)
         )
-        if kills < KILLS:
+        if kills < 20:
             for line in process.stderr:  # it has started, so that the kill comes in the loop
                 if line.startswith("yardstick"):
                     break
@@ -184,7 +181,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(rung):
         for path in Path("stopped"), Path("stopped.best"):
             if path.exists():
                 checkpoint.load(path)  # raises if it is not whole
-    assert kills == KILLS
+    assert kills >= 20
     assert bytes_of("stopped") == bytes_of("whole")
     assert bytes_of("stopped.best") == bytes_of("whole.best")
     for name in "stopped", "whole":

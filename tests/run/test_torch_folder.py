@@ -93,12 +93,12 @@ def test_another_tokenizer_and_a_file_that_changed_are_named():
     assert main(["prepare", "lines.txt", "-o", "other.bin", "--quiet"]) == 0
     with pytest.raises(UserError, match="another tokenizer"):
         torch_folder.read(Path("f"), Path("other.bin"))
-    torch_folder.verify(Path("f"))
+    torch_folder.verify(torch_folder.read(Path("f")))
     tokens = bytearray(Path("f/tokens.bin").read_bytes())
     tokens[10] ^= 1
     Path("f/tokens.bin").write_bytes(tokens)
     with pytest.raises(UserError, match="its bytes have changed"):
-        torch_folder.verify(Path("f"))
+        torch_folder.verify(torch_folder.read(Path("f")))
 
 
 def test_a_damaged_folder_is_one_line():

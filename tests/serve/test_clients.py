@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from answering import taught
 from served import serving
 
-from tiny_llm.serve.batch import Busy
+from tiny_llm.serve.batch import Wish
 
 pytestmark = pytest.mark.clients
 openai = pytest.importorskip("openai")
@@ -69,7 +70,7 @@ def test_stops(client):
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_errors_are_its_own_exceptions(client, server, monkeypatch):
+def test_errors_are_its_own_exceptions(client, server):
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model="m", prompt="a", temperature=-1)
     with pytest.raises(openai.BadRequestError, match="100 tokens") as found:
@@ -82,12 +83,11 @@ def test_errors_are_its_own_exceptions(client, server, monkeypatch):
     with pytest.raises(openai.BadRequestError, match="12 at most"):
         client.completions.create(model="m", prompt="a", n=100)
 
-    def busy(*_):
-        raise Busy
-
-    monkeypatch.setattr(server.batch, "submit", busy)
+    others = server.batch.submit([Wish([1], 10**9, seed=0)] * 12, SimpleQueue())  # all places
     with pytest.raises(openai.RateLimitError, match="try again"):
         client.completions.create(model="m", prompt="a")
+    for other in others:
+        other.cancel()
 
 
 def test_a_stream_that_is_cancelled_frees_its_place(client, server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
 from tiny_llm.cli import options as flags
@@ -83,7 +82,7 @@ def _run_for_torch(args: argparse.Namespace) -> int:
     current, material = resume(path, read_source(args.data, args.encoding))
     metrics = metrics_beside(path)
     try:
-        with alone(out / torch_folder.RUN) if out.exists() else nullcontext(), writing(out):
+        with alone(out), writing(out):
             torch_folder.write(out, current, material, metrics)
     except ValueError as error:
         raise UserError(f"cannot write {out}: {error}") from None

@@ -254,9 +254,8 @@ def write(folder: Path, model: PortableModel, dtype: str) -> None:
     folder = Path(folder)
     check_free(folder)
     kind, name_of_kind = DTYPES[dtype]
-    prefix = next(f.prefix for f in configs.FAMILIES.values() if f.kind == model.kind)
     stored = {
-        name if name == HEAD else prefix + name: Stored(
+        stored_name(model.kind, name): Stored(
             kind, tensor.shape, safetensors.encoded(name, kind, tensor.read())
         )
         for name, tensor in model.tensors.items()
@@ -282,6 +281,12 @@ def write(folder: Path, model: PortableModel, dtype: str) -> None:
     with replacing(*(folder / name for name in contents)) as files:
         for file, parts in zip(files, contents.values()):
             file.writelines(parts)
+
+
+def stored_name(kind: str, name: str) -> str:
+    """What a parameter is called in such a folder."""
+    prefix = next(family.prefix for family in configs.FAMILIES.values() if family.kind == kind)
+    return name if name == HEAD else prefix + name
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> str:

@@ -27,7 +27,7 @@ from tiny_llm.batches import Ids
 from tiny_llm.files import atomic, checkpoint, hugging_face
 from tiny_llm.files.foreign import content_of, parsed_object, text_of
 from tiny_llm.files.safetensors import Stored
-from tiny_llm.files.token_file import FileIds, open_tokens, packed, write_tokens
+from tiny_llm.files.token_file import FileIds, TokenFile, open_tokens, packed, write_tokens
 from tiny_llm.run.errors import UserError
 from tiny_llm.run.models import portable
 from tiny_llm.run.options import Options, options_from
@@ -56,6 +56,7 @@ class Continued(NamedTuple):
     recent: RecentLosses
     train: Corpus
     val: Corpus
+    file: TokenFile  # that both are of
 
 
 def is_folder(path: Path) -> bool:
@@ -134,16 +135,14 @@ def read(folder: Path, tokens: Optional[Path] = None) -> Continued:
         raise UserError(shown(error, LONGEST_MESSAGE)) from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no run of this version: {shown(error)}") from None
-    return Continued(
-        metadata, stored, metadata["model"], config, options, metadata["step"], best, recent, *parts
-    )
+    rung, step, (train, val) = metadata["model"], metadata["step"], parts
+    return Continued(metadata, stored, rung, config, options, step, best, recent, train, val, file)
 
 
-def verify(folder: Path, tokens: Optional[Path] = None) -> None:
-    """Read all of the token file. Raises UserError if it is another than the run has read."""
-    data = parsed_object(text_of(content_of(folder / DATA)))
+def verify(run: Continued) -> None:
+    """Read all of its token file. Raises UserError if it is another than the run has read."""
     try:
-        open_tokens(tokens or folder / str(data["tokens"])).verify()
+        run.file.verify()
     except (ValueError, OSError) as error:
         raise UserError(shown(error, LONGEST_MESSAGE)) from None
 

@@ -3,9 +3,10 @@
     submit --a text to the one with the fewest--> process 1: Batch --tokens--+
                                               +-> process 2: Batch --tokens--+-> events
 
-Texts know nothing of each other, so nothing has to be exchanged while they are written: n processes
-write nearly n times as much. One text alone is written as fast as before; to share its heads among
-processes (`generate --workers`) makes that faster, and costs an exchange for each token and layer.
+Texts know nothing of each other, so nothing has to be exchanged while they are written, and n
+processes write up to n times as much. One text alone is written as fast as before; to share its
+heads among processes (`generate --workers`) makes that faster, and costs an exchange for each token
+and layer.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class Replicas:
         self.is_closed = False
         self.replicas: list[Replica] = []  # those that live
         self._lock, self._model = threading.Lock(), threading.Lock()
-        begin_with = (model, -(-running // count), separator)
+        shares = [running * (i + 1) // count - running * i // count for i in range(count)]
         try:
-            for _ in range(count):
+            for share in shares:
                 with signals_held(), ctrl_c_ignored():  # it is started and noted, or it is not
-                    self.replicas.append(_started(begin_with))
+                    self.replicas.append(_started((model, share, separator)))
         except OSError as error:
             self.__exit__()
             raise WorkerDied(f"cannot start a worker process: {error.strerror or error}") from None
