@@ -38,7 +38,6 @@ RESULTS = ROOT / "benchmarks" / "serving.json"
 SIZES = {"vocab_size": 65, "context_length": 64, "d_model": 128, "n_heads": 4, "n_layers": 4}
 TEXTS, TOKENS, TURNS = 8, 24, 3
 PROMPT, LONG = 16, 60  # tokens of a prompt
-WARM = 4  # times all of it is done before it is measured
 BEFORE = 8  # tokens of each that writes before another comes
 AnyBatch = Union[Batch, Replicas]
 WAYS = {
@@ -138,9 +137,8 @@ def measured(packed: bool, processes: int) -> dict[str, Any]:
     several = Replicas(processes, model, TEXTS, TEXTS, None) if processes > 1 else None
     other = running(several) if several else nullcontext(single)
     with several or nullcontext(), running(single), other as batch:
-        for one in [single, batch] * WARM:  # a server runs for long, so PyPy has compiled it
-            seconds(one, TEXTS)
-            newcomer(one, TEXTS - 1, LONG)
+        for one in (single, batch):
+            seconds(one, TEXTS)  # to warm up
         ratios, speeds, firsts, delays = [], [], [], []
         for _ in range(TURNS):
             alone, together = seconds(single, 1), seconds(batch, TEXTS)
