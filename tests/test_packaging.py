@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+venv = pytest.importorskip("venv", reason="there is none in a browser")
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 

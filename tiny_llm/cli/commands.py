@@ -24,4 +24,5 @@ COMMANDS = {
     "gradcheck": ("gradcheck", "compare every slope of a backward with the measured one"),
     "bench": ("bench", "measure what this machine and this Python can do"),
     "report": ("report", "write one HTML page about a saved model, to be handed out"),
+    "book": ("book", "write the source as one annotated page, to read, run and change"),
 }

@@ -24,8 +24,10 @@ from tiny_llm.fast.packed import Packed
 from tiny_llm.matmul import Matrix, PlainLoops, Rows, Vector, plug_in
 
 PYPY = sys.implementation.name == "pypy"
+WASM = sys.platform == "emscripten"  # CPython in a browser, where calls from C are dear
 HAS_SUMPROD = sys.version_info >= (3, 12)
-EXACT = "unrolled" if PYPY else "sumprod" if HAS_SUMPROD else "mapped"  # the fastest of float64
+# The fastest of float64.
+EXACT = "unrolled" if PYPY or WASM else "sumprod" if HAS_SUMPROD else "mapped"
 
 # ---------------------------------------------------------------- exact up to the last bits
 
@@ -189,6 +191,8 @@ def fastest(n: int, k: int, m: int) -> str:
         return "unrolled"
     if n * m >= 12 * (n + m):
         return "short-lanes"  # packing pays for itself
+    if WASM:
+        return "unrolled" if k * min(n, m) <= 64 else "distances"
     if HAS_SUMPROD:
         return "sumprod" if min(n, m) <= 8 else "distances"  # few rows to share a norm with
     return "unrolled" if k * min(n, m) <= 32 else "distances"
