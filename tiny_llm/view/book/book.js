@@ -8,6 +8,7 @@ const state = (text) => { at("state").textContent = text; };
 
 // ---------------------------------------------------------------------------------- Python, asked
 
+const ENDED = "Python was ended; it is loaded again when you need it.";
 let worker = null, waiting = new Map(), asked = 0, loaded = null, printing = null;
 
 /** Ask the worker for something; what it answers. */
@@ -38,7 +39,7 @@ function inBrief(error) {
 /** End the worker, whatever it is at; its files are gone. */
 function end() {
   worker?.terminate();
-  for (const { reject } of waiting.values()) reject(new Error("stopped"));
+  for (const { reject } of waiting.values()) reject(new Error(ENDED));
   worker = loaded = null;
   waiting = new Map();
 }
@@ -319,7 +320,8 @@ function editor(tools) {
       : wrong.length ? `wrong slopes of ${[...new Set(wrong)].join(", ")}` : "it does not run";
     const tests = verdicts.tests === null ? "pytest could not be loaded, so the chapter's tests did not run"
       : verdicts.tests === 0 ? "the tests of the chapter pass"
-        : verdicts.tests === 4 || verdicts.tests === 5 ? "there are no tests of it here" : "tests of the chapter fail";
+        : verdicts.tests === 4 || verdicts.tests === 5 ? "there are no tests of it here"
+          : "tests of the chapter fail, which hold the numbers of the original";
     const isGood = verdicts.slopes === 0 && [0, null].includes(verdicts.tests);
     say(`gradcheck: ${slopes}; ${tests}.`, isGood ? "good" : "bad");
   });
@@ -342,7 +344,7 @@ function editor(tools) {
     current = null;
     at("run").hidden = true;
     buttons();
-    say("Python was ended; it is loaded again when you need it.");
+    say(ENDED);
   };
   tools.replaceChildren(area, make("p", {}, button("Check it", check), " ", button("Train with it", train),
     " ", button("Reset", reset), " ", button("End what runs", stop), " ", link), verdict, output);
@@ -389,6 +391,7 @@ function fromLink() {
     trying(async () => {
       for (const [chapter] of files) await apply(chapter);
       at(files[0][0]).querySelector(".tools").scrollIntoView();
+      state("The change is in its place.");
     });
   };
 }

@@ -33,7 +33,7 @@ const actions = {
     python.setStdout({ write: printer() });
     python.setStderr({ write: printer() });
     const bytes = Uint8Array.from(atob(archive), (character) => character.charCodeAt(0));
-    python.FS.mkdirTree("/book");
+    python.FS.mkdirTree("/book/runs");
     python.FS.chdir("/book");
     python.unpackArchive(bytes.buffer, "zip", { extractDir: "/book" });
     python.runPython("import os, sys; os.chdir('/book'); sys.path.insert(0, '/book')");
@@ -86,7 +86,6 @@ int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", "--tb=short", "-
   },
 
   write(path, bytes) {
-    python.FS.mkdirTree("/book/runs");
     python.FS.writeFile("/book/" + path, bytes);
   },
 
