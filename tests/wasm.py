@@ -5,9 +5,15 @@ asks for one is skipped there, with what it asked for as the reason.
 """
 
 import socket
+from pathlib import Path
 
 import pytest
 
+# What is about processes, the server, the machine's files, or the command as a process.
+ELSEWHERE = [
+    "cli", "docs", "serve", "fast/test_workers.py", "fast/test_pool.py", "fast/test_shared.py",
+    "run/test_resume.py", "test_packaging.py", "test_try_it.py",
+]  # fmt: skip
 MISSING = (
     "emscripten does not support processes",
     "emscripten does not support sockets",
@@ -15,6 +21,13 @@ MISSING = (
     "No module named '_multiprocessing'",
     "This platform lacks a functioning sem_open implementation",
 )
+
+
+def pytest_ignore_collect(collection_path):
+    here = Path(__file__).parent
+    if collection_path in [here / name for name in ELSEWHERE]:
+        return True
+    return None
 
 
 def no_socket(*_, **__):

@@ -46,18 +46,18 @@ def until(holds):
         time.sleep(0.05)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Files as a static site has them, and what was asked for."""
+ASKED = []  # the paths that the site was asked for
 
-    extensions_map = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-    asked = []
+
+class Site(http.server.SimpleHTTPRequestHandler):
+    """Files as a static site has them."""
+
+    def guess_type(self, path):
+        own = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+        return own.get(Path(path).suffix) or super().guess_type(path)
 
     def log_message(self, *_):
-        self.asked.append(self.path)
+        ASKED.append(self.path)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def site(tmp_path_factory):
     (folder / "book.html").write_text(render(what_ran(), "pyodide/"), "utf-8")
     if PYODIDE:
         (folder / "pyodide").symlink_to(Path(PYODIDE).resolve())
-    handler = functools.partial(Quiet, directory=folder)
+    handler = functools.partial(Site, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -158,13 +158,13 @@ class Book(Page):
 
 
 def test_reading_asks_for_nothing(browser, site):
-    Quiet.asked.clear()
+    ASKED.clear()
     book = Book(browser, site)
     for target in ("#layers", "#modern_block-126", "#beyond.llama"):
         browser.get(site + target)
         assert book.one(target.replace(".", r"\.")).is_displayed()
     entries = browser.execute_script("return performance.getEntriesByType('resource').length")
-    assert entries == 0 and set(Quiet.asked) == {"/book.html"}
+    assert entries == 0 and set(ASKED) == {"/book.html"}
     assert browser.get_log("browser") == []
 
 
