@@ -57,7 +57,7 @@ def rule(shape: bench.Shape, small: int, lanes_from: int) -> str:
     n, k, m = shape
     if n * m >= lanes_from * (n + m):
         return "short-lanes"
-    if ways.HAS_SUMPROD:
+    if ways.HAS_SUMPROD and not ways.WASM:
         return "sumprod" if min(n, m) <= small else "distances"
     return "unrolled" if k * min(n, m) <= small else "distances"
 
@@ -81,7 +81,7 @@ def rules(products: list[ProductTimes]) -> list[str]:
         (excess(products, small, high), small, high)
         for small, high in itertools.product(SMALL, LANES_FROM)
     )
-    below = "min(n, m)" if ways.HAS_SUMPROD else "k * min(n, m)"
+    below = "min(n, m)" if ways.HAS_SUMPROD and not ways.WASM else "k * min(n, m)"
     return [
         f"{math.exp(loss) - 1:>6.1%} above the fastest: "
         f"short-lanes where n * m >= {high} * (n + m), "

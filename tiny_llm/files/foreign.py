@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 # Of one JSON text, far above what any file of this project or a vocabulary of 200,000 tokens has.
 MOST_CONTAINERS, MOST_VALUES, DEEPEST = 500_000, 2_000_000, 20
 BEGINNING = 1000  # bytes
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)  # and strings, which may hold some
 MOST_DIGITS = 18  # of a whole number: it then fits in 64 bits, and in a float
 
 
@@ -53,8 +55,9 @@ def parsed(text: str, all_floats: bool = False, most_digits: int = MOST_DIGITS) 
     """
     if text.count("[") + text.count("{") > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
         raise ValueError("it holds far more than such a file needs")
+    _check_depth(text)
     try:
-        value = json.loads(
+        return json.loads(
             text,
             parse_int=partial(_whole_number, most_digits),
             parse_float=float if all_floats else _finite,
@@ -63,10 +66,6 @@ def parsed(text: str, all_floats: bool = False, most_digits: int = MOST_DIGITS) 
     except json.JSONDecodeError as error:
         problem = f"it is not JSON: {error.msg}, at character {error.pos + 1:,}"
         raise ValueError(problem) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _check_depth(value)
-    return value
 
 
 def parsed_object(text: str, most_digits: int = MOST_DIGITS) -> dict[str, Any]:
@@ -90,17 +89,13 @@ def _finite(number: str) -> float:
     return float(number)
 
 
-def _check_depth(value: Any) -> None:
-    """Raises ValueError for more containers within one another than anybody means to write."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return
-    raise ValueError("it is nested too deeply")
+def _check_depth(text: str) -> None:
+    """Raises ValueError for more containers within one another than anybody means to write.
+
+    Before the text is parsed: where the stack is small, as in a browser, nothing catches its end.
+    """
+    depth = 0
+    for found in BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
