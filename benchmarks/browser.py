@@ -109,7 +109,7 @@ def measured(pyodide: Path) -> Figures:
     """Everything, by turns."""
     results: Figures = {"python": python_name(), "ways": {"here": ways()}}
     results["ways"]["node"] = in_node(pyodide, "ways")
-    runs = {name: {rung: 0.0 for rung in RUNGS} for name in ("here", "node")}
+    runs = {name: dict.fromkeys(RUNGS, 0.0) for name in ("here", "node")}
     for rung in RUNGS:
         before = here(rung)
         runs["node"][rung] = in_node(pyodide, rung)

@@ -141,12 +141,14 @@ def test_what_the_source_says_is_no_html():
 
 
 def test_prose_stands_on_the_left_and_code_on_the_right():
-    text = '"""A."""\n\nimport x\n\n# B,\n# C.\n\n\ndef f():\n    """D.\n\n        E\n    """\n'
+    text = '"""A."""\n\nimport x\n\n# -------- R\n\n\n# B,\n# C.\ndef f():\n'
+    text += '    """D.\n\n        E\n    """\n'
     text += "    g()\n    # F.\n    h()  # I\n"
     rows = [([p.text.strip() for p in r.prose], [c.text.strip() for c in r.code if c.text])
             for r in Source("x", text).rows()]  # fmt: skip
     assert rows == [
         (['"""A."""'], ["import x"]),
+        (["# -------- R"], []),
         (["# B,", "# C.", '"""D.', "", "E", '"""'], ["def f():", "g()"]),
         (["# F."], ["h()  # I"]),
     ]

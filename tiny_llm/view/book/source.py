@@ -66,16 +66,14 @@ class Source:
         begins = {
             _first_line(node) for node in ast.walk(self.tree) if isinstance(node, DEFINITIONS)
         }
-        rows, row, before = [], Row([], []), 0
+        rows, row = [], Row([], [])
         for line in self.lines:
             has_code = any(one.text.strip() for one in row.code)
-            is_new_comment = line.number in comments and before not in comments
-            is_begin = has_code and line.number in begins
-            if is_begin or (is_new_comment and (has_code or row.prose)):
+            is_apart = has_code or (row.prose and row.prose[-1].number != line.number - 1)
+            if is_apart and line.number in begins | comments:
                 rows.append(row)
                 row = Row([], [])
             (row.prose if line.number in prose | comments else row.code).append(line)
-            before = line.number if line.text.strip() else before
         return [*rows, row]
 
     def words(self, known: dict[str, set[str]]) -> dict[int, list[Word]]:
@@ -222,19 +220,17 @@ def paragraphs(prose: Iterable[Line]) -> Iterator[tuple[bool, list[Line]]]:
     which lines. An empty line is with those above it."""
     group: list[Line] = []
     base: Optional[int] = None
-    form, after_empty = False, False
+    is_form = after_empty = was_comment = False
     for line in prose:
-        text = line.text.lstrip()
-        is_empty, indent = not text, len(line.text) - len(text)
-        if text.startswith("#"):
-            rest = text[1:]
-            is_empty, indent = not rest.strip(), indent + len(rest) - len(rest.lstrip()) - 1
-        base = indent if base is None else base
-        is_form = form if is_empty else indent > base + 1
-        if group and not is_empty and (after_empty or is_form != form):
-            yield form, group
+        is_comment = line.text.lstrip().startswith("#")
+        text = line.text.lstrip(" #" if is_comment else " ")
+        indent = len(line.text) - len(text)
+        base = indent if base is None or is_comment != was_comment else base
+        begins_form = indent > base + 1 if text else is_form
+        if group and text and (after_empty or begins_form != is_form or is_comment != was_comment):
+            yield is_form, group
             group = []
         group.append(line)
-        form, after_empty = is_form, is_empty
+        is_form, after_empty, was_comment = begins_form, not text, is_comment
     if group:
-        yield form, group
+        yield is_form, group
