@@ -12,6 +12,7 @@ import pytest
 # What is about processes, the server, the machine's files, or the command as a process.
 ELSEWHERE = [
     "cli", "docs", "serve", "fast/test_workers.py", "fast/test_pool.py", "fast/test_shared.py",
+    "files/test_atomic.py", "files/test_documents.py", "files/test_token_file.py",
     "run/test_resume.py", "test_packaging.py", "test_try_it.py",
 ]  # fmt: skip
 MISSING = (

@@ -343,11 +343,11 @@ def test_a_pasted_text_is_only_text(browser, site):
 def test_any_command_runs(browser, site):
     book = Book(browser, site)
     book.choose("#command", "gradcheck --model mlp")
-    book.click(book.one("#command-form button"))
+    book.click(book.one("#command-form [type=submit]"))
     book.wait("gradcheck --model mlp: done")
     assert "all 343 slopes agree" in book.text("#printed")
     book.choose("#command", "train --steps nine 'unfinished")
-    book.click(book.one("#command-form button"))
+    book.click(book.one("#command-form [type=submit]"))
     book.wait("exit code 2")
 
 

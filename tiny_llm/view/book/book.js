@@ -99,6 +99,21 @@ function buttons() {
   at("go-on").disabled = training || !current || current.step >= current.steps;
 }
 
+/** There is no run any more. */
+function forget() {
+  current = null;
+  at("run").hidden = true;
+  buttons();
+}
+
+/** End Python, whatever it is at; the next that is asked of it loads it again. */
+function endAll() {
+  end();
+  forget();
+  state(ENDED);
+}
+at("end").addEventListener("click", endAll);
+
 /** Show a run that has begun, or that was opened. */
 function show(run) {
   current = run;
@@ -115,12 +130,14 @@ function show(run) {
 
 async function leadOn() {
   if (training) return;
+  const run = current;
   training = true, stopping = false;
   buttons();
   try {
-    while (!stopping && current.step < current.steps) {
+    while (!stopping && run === current && run.step < run.steps) {
       const made = await call("lead_on", { seconds: PIECE });
-      current.step = made.step;
+      if (run !== current) break; // a chapter was changed, and the run is gone
+      run.step = made.step;
       drawCurve(made.curve);
       tell(made);
     }
@@ -128,7 +145,7 @@ async function leadOn() {
     training = false;
     buttons();
   }
-  if (current.step === current.steps && !current.task) await write();
+  if (run === current && run.step === run.steps && !run.task) await write();
 }
 
 /** What `tiny-lm train` says: the mean loss since the validation before, and the validation loss. */
@@ -263,10 +280,8 @@ function keep(chapter, text) {
 /** Write the files of all chapters that differ from what Python has. */
 async function apply(chapter) {
   await ready();
+  forget();
   await ask("change", { [pathOf(chapter)]: changed(chapter) });
-  current = null;
-  at("run").hidden = true;
-  buttons();
 }
 
 function editor(tools) {
@@ -339,15 +354,9 @@ function editor(tools) {
     say("It is the original again.");
     if (loaded) await apply(chapter);
   });
-  const stop = () => {
-    end();
-    current = null;
-    at("run").hidden = true;
-    buttons();
-    say(ENDED);
-  };
   tools.replaceChildren(area, make("p", {}, button("Check it", check), " ", button("Train with it", train),
-    " ", button("Reset", reset), " ", button("End what runs", stop), " ", link), verdict, output);
+    " ", button("Reset", reset), " ", button("End what runs", () => { endAll(); say(ENDED); }), " ", link),
+    verdict, output);
   renewLink();
   return area;
 }
