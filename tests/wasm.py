@@ -15,6 +15,12 @@ ELSEWHERE = [
     "files/test_atomic.py", "files/test_documents.py", "files/test_token_file.py",
     "run/test_resume.py", "test_packaging.py", "test_try_it.py",
 ]  # fmt: skip
+NOT_HERE = {  # tests by name, and what they need
+    "test_a_device_is_never_replaced": "devices",
+    "test_no_pipe_and_no_device_is_read": "pipes and devices",
+    "test_workers_may_change_in_a_resumed_run": "processes",
+    "test_a_batch_of_a_text_that_no_memory_could_hold": "64 bits",
+}
 MISSING = (
     "emscripten does not support processes",
     "emscripten does not support sockets",
@@ -29,6 +35,13 @@ def pytest_ignore_collect(collection_path):
     if collection_path in [here / name for name in ELSEWHERE]:
         return True
     return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        needed = NOT_HERE.get(item.originalname)
+        if needed:
+            item.add_marker(pytest.mark.skip(reason=f"no {needed} in a browser"))
 
 
 def no_socket(*_, **__):
