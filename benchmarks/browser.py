@@ -4,8 +4,8 @@
     python3 benchmarks/browser.py --render        the pages from what was measured
 
 PYODIDE is the folder of the npm package `pyodide`. The same runs go by turns in this Python, in
-Pyodide under node, and, where Selenium and Chromium are, in the page of the book. Timed is a run by
-itself, with its validations, without the start of Python.
+Pyodide under node, and in the page of the book in Chromium (it needs Selenium). Timed is a run of
+STEPS steps by itself, with its validations, without the start of Python.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tiny_llm.run.begin import begin, steps_of  # noqa: E402
 from tiny_llm.run.sources import read_source  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "browser.json"
+STEPS = 300
 SHAPES = [(4, 64, 64), (16, 256, 96), (64, 64, 64), (256, 64, 256)]
 RUNGS = {"mlp": "rung 1", "modern": "rung 3"}
 ON_THE_WAY = r"(\d+) of (\d+) steps"
@@ -38,8 +39,8 @@ Figures = dict[str, Any]
 
 
 def seconds_of(rung: str) -> float:
-    """The default run of a rung, without samples and files."""
-    run, material = begin(read_source(None), rung)
+    """The first steps of a rung as it is trained by default, without samples and files."""
+    run, material = begin(read_source(None), rung, options={"steps": STEPS})
     began = time.perf_counter()
     for _ in steps_of(run, material):
         pass
@@ -73,7 +74,7 @@ def in_node(pyodide: Path, what: str) -> Any:
 
 
 def in_chromium(pyodide: Path) -> Figures:
-    """The default runs in the page, in seconds, and how long it takes from the click to a step."""
+    """The same runs in the page, in seconds, and how long it takes from the click to a step."""
     from test_book_browser import Book, Site, browser_of
 
     from tiny_llm.view.book.page import render
@@ -90,7 +91,7 @@ def in_chromium(pyodide: Path) -> Figures:
                 for rung in ("mlp", *RUNGS):  # the first fills the browser's cache
                     book = Book(browser, f"http://127.0.0.1:{server.server_port}/book.html")
                     began = time.perf_counter()
-                    book.train("" if figures else 2, rung)
+                    book.train(STEPS if figures else 2, rung)
                     book.wait(ON_THE_WAY)
                     ready = time.perf_counter()
                     step = last = None
@@ -140,7 +141,7 @@ def sections(results: Figures) -> dict[str, str]:
     lines.append(f"\nPyodide under node, and in brackets {results['python']} beside it.")
     runs = results["runs"]
     table = [
-        f"| default run, seconds | {results['python']} | Pyodide, node | Pyodide, Chromium |",
+        f"| {STEPS} steps, seconds | {results['python']} | Pyodide, node | Pyodide, Chromium |",
         "|---|---|---|---|",
     ]
     for rung, name in RUNGS.items():

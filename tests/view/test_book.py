@@ -189,7 +189,7 @@ def call_of(ran, function):
 @pytest.mark.slow
 def test_the_numbers_are_those_of_the_first_step(ran, tmp_path, capsys):
     linear = call_of(ran, "layers:linear")
-    assert linear.rung == "mlp" and linear.caller[0] == "mlp_lm"
+    assert linear.occasion == "In the first step of rung 1" and linear.caller[0] == "mlp_lm"
     assert [v.shape for v in linear.given] == ["16 × 256", "256 × 96", "96"]
     assert [v.shape for v in linear.gave] == ["16 × 96"]
     loss, dlogits = call_of(ran, "layers:cross_entropy").gave
@@ -208,8 +208,16 @@ def test_every_function_that_a_step_runs_is_told(ran):
     assert len(backwards) > 7
     for name in backwards:
         assert call_of(ran, f"layers:{name}").gave
-    assert call_of(ran, "attention_lm:AttentionLanguageModel.backward").rung == "attention"
-    assert call_of(ran, "modern_block:ModernLanguageModel.block").rung == "modern"
+    assert (
+        call_of(ran, "attention_lm:AttentionLanguageModel.backward").occasion
+        == "In the first step of rung 2"
+    )
+    assert (
+        call_of(ran, "modern_block:ModernLanguageModel.block").occasion
+        == "In the first step of rung 3"
+    )
+    assert "grad_clip" in call_of(ran, "optimizers:clip_by_global_norm").occasion
+    assert call_of(ran, "gradcheck:compare").occasion.startswith("When the slopes")
     for name in ("text.bpe", "fast.lanes", "fast.kv_cache", "beyond.llama", "beyond.dpo"):
         assert any(module == name for module, _ in ran)
 
@@ -235,10 +243,10 @@ def test_what_says_nothing_is_left_out():
 
 
 def test_the_numbers_stand_beside_their_function():
-    call = Ran("mlp", ("tried", 5), [in_brief("<x>", [[0.5, -0.25]])], [in_brief("", 1.5)])
+    call = Ran("In a <step>", ("tried", 5), [in_brief("<x>", [[0.5, -0.25]])], [in_brief("", 1.5)])
     found = chapter_of("def f(x):\n    return x\n\n\ny = f(1)\n", ran={("tried", 1): call})
     assert '<a href="#tried-5">tried.py line 5</a>' in found
-    assert "&lt;x&gt;" in found and "1 × 2" in found and "0.5 -0.25" in found
+    assert "&lt;x&gt;" in found and "1 × 2: <code>0.5 -0.25" in found
 
 
 # ----------------------------------------------------------------------------------- the whole page
@@ -277,5 +285,7 @@ def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "text").write_text("mine", "utf-8")
     assert main(["book", "-o", str(tmp_path / "text")]) != 0
     assert (tmp_path / "text").read_text("utf-8") == "mine"
-    assert main(["book", "-o", str(out), "--pyodide", 'x" y']) == 2
-    assert capsys.readouterr().err.count("\n") == 2
+    capsys.readouterr()
+    for where in ('x" y', "javascript:alert(1)", "", "a b", "//x;y"):
+        assert main(["book", "-o", str(out), "--pyodide", where]) == 2
+    assert capsys.readouterr().err.count("\n") == 5

@@ -434,3 +434,67 @@ def test_what_never_ends_is_ended(browser, site):
     book.wait("Python was ended", '[data-chapter="layers"] [role=status]')
     book.press_button("layers", "Reset")
     book.check("layers", "every slope agrees; the tests of the chapter pass")
+
+
+@NEEDS_PYODIDE
+def test_training_takes_the_chapters_as_they_stand(browser, site):
+    book = Book(browser, site)
+    book.train(10)
+    before = book.wait("step 10: loss (.*?);")[1]
+    book.edit("layers", "d * (1 - value * value)", "0.5 * d")
+    book.train(10)
+    book.wait("Beginning")
+    assert book.wait("step 10: loss (.*?);")[1] != before
+    book.edit("layers", "0.5 * d", "0.5 * * d")
+    book.train(10)
+    book.wait(r"layers\.py, line \d+: SyntaxError")
+    assert not book.one("#run").is_displayed()
+    book.press_button("layers", "Reset")
+    book.press_button("layers", "Train with it")
+    assert book.wait("step 10: loss (.*?);")[1] == before
+
+
+@NEEDS_PYODIDE
+def test_what_runs_is_ended_beside_the_run(browser, site):
+    book = Book(browser, site)
+    book.choose("#command", "train --steps 1000000")
+    book.click(book.one("#command-form [type=submit]"))
+    book.wait("running")
+    book.wait("first loss", "#printed")
+    book.click(book.one("#end"))
+    book.wait("Python was ended")
+    book.train(2)
+    book.wait("2 of 2 steps")
+
+
+@NEEDS_PYODIDE
+def test_a_run_that_diverged_does_not_go_on(browser, site):
+    book = Book(browser, site)
+    book.choose("#rate", "1e300")
+    book.train(5)
+    book.wait("loss of|gradient of")
+    assert not book.one("#go-on").is_enabled()
+
+
+def test_what_was_changed_outlives_a_reload(browser, site):
+    book = Book(browser, site)
+    book.edit("training", "step + 1", "step + 2")
+    browser.refresh()
+    assert "loaded again carries a change to training.py" in book.text("#change-about")
+    book.click(book.one("#change-take"))
+    assert "step + 2" in book.source("training")
+    book.press_button("training", "Reset")
+    browser.refresh()
+    assert not book.one("#change-note").is_displayed()
+
+
+def test_what_turns_a_text_around_is_seen(browser, site):
+    diff = (
+        "--- a/tiny_llm/matmul.py\n+++ b/tiny_llm/matmul.py\n@@ -1,1 +1,1 @@\n"
+        " class PlainLoops:\n+    # \u202e<b>evil</b>\n"
+    )
+    book = Book(browser, f"{site}#change={quote(diff)}")
+    assert "\\u202e<b>evil</b>" in book.text("#change-text")
+    assert not book.all("#change-text b")
+    book.click(book.one("#change-leave"))
+    assert "#" not in browser.current_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from tiny_llm.cli import options as flags
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page."""
     out: Path = args.out
-    if any(c in args.pyodide for c in "\"'<>;, \n") or not args.pyodide:
-        raise UsageError("--pyodide must be a URL or a folder, without spaces and quotes")
+    if not re.fullmatch(r"(https?://)?[\w./~%-]+(:\d+)?[\w./~%-]*", args.pyodide):
+        raise UsageError("--pyodide must be a URL (https://...) or a folder, without spaces")
     check_out(
         out,
         lambda: out.stat().st_size == 0 or GENERATOR.encode() in beginning_of(out),

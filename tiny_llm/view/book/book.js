@@ -9,6 +9,8 @@ const state = (text) => { at("state").textContent = text; };
 // ---------------------------------------------------------------------------------- Python, asked
 
 const ENDED = "Python was ended; it is loaded again when you need it.";
+const changes = new Map(); // chapter -> its text, where the reader has changed it
+const inPython = new Map(); // chapter -> its text, as Python has it; missing: the original
 let worker = null, waiting = new Map(), asked = 0, loaded = null, printing = null;
 
 /** Ask the worker for something; what it answers. */
@@ -42,6 +44,7 @@ function end() {
   for (const { reject } of waiting.values()) reject(new Error(ENDED));
   worker = loaded = null;
   waiting = new Map();
+  inPython.clear();
 }
 
 /** Python, loaded once, with the changes that the reader made. */
@@ -66,16 +69,28 @@ function ready() {
       end();
       throw new Error(`Python could not be loaded from ${base} (${error.message}).`);
     }
-    if (changes.size) await ask("change", changedFiles());
     state(`Python ${version} is ready.`);
   })();
   return loaded;
 }
 
+/** Give Python the chapters as the reader has them; a run that learned by others is gone. */
+async function renew() {
+  const files = {};
+  for (const chapter of data.chapters) {
+    if (changed(chapter) !== (inPython.get(chapter) ?? original(chapter))) files[pathOf(chapter)] = changed(chapter);
+    inPython.set(chapter, changed(chapter));
+  }
+  if (!Object.keys(files).length) return;
+  forget();
+  await ask("change", files);
+}
+
 /** Do something with Python; what goes wrong is said, and nothing else happens. */
-async function trying(work) {
+async function trying(work, { anew = false } = {}) {
   try {
     await ready();
+    if (anew) await renew();
     return await work();
   } catch (error) {
     state(error.message);
@@ -141,21 +156,25 @@ async function leadOn() {
       drawCurve(made.curve);
       tell(made);
     }
+  } catch (error) {
+    run.steps = run.step; // it cannot go on
+    throw error;
   } finally {
     training = false;
     buttons();
   }
-  if (run === current && run.step === run.steps && !run.task) await write();
+  if (run === current && run.step === run.steps && !run.task && at("prompt").value) await write();
 }
 
 /** What `tiny-lm train` says: the mean loss since the validation before, and the validation loss. */
-function tell({ step, steps, loss, measured, speed, right }) {
+function tell({ step, steps, loss, measured, speed, left, right }) {
   if (measured) current.measured = measured;
   const { number, train, val } = current.measured ?? {};
   const before = number ? `step ${number}: loss ${train.toFixed(3)}, validation loss ${val.toFixed(3)}; ` : "";
   const now = number === step ? "" : `batch loss ${loss.toFixed(3)}, `;
+  const wait = step === steps ? "" : `, about ${Math.ceil(left)} s left`;
   const solved = right === null ? "" : `; ${percent(right)} of the held-out cases right`;
-  state(`${before}${now}${step} of ${steps} steps, ${Math.round(speed)} tokens/s${solved}`);
+  state(`${before}${now}${step} of ${steps} steps, ${Math.round(speed)} tokens/s${wait}${solved}`);
 }
 
 /** The curve as workshop.py draws it: an SVG element of numbers, read as XML and never run. */
@@ -167,7 +186,9 @@ function drawCurve(svg) {
 
 at("train-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  forget();
   trying(async () => {
+    state("Beginning …");
     const options = { seed: Number(at("seed").value) };
     if (at("steps").value) options.steps = Number(at("steps").value);
     if (at("rate").value) options.learning_rate = Number(at("rate").value);
@@ -179,7 +200,7 @@ at("train-form").addEventListener("submit", (event) => {
       options,
     }));
     await leadOn();
-  });
+  }, { anew: true });
 });
 at("stop").addEventListener("click", () => { stopping = true; });
 at("go-on").addEventListener("click", () => trying(leadOn));
@@ -200,70 +221,84 @@ at("write-form").addEventListener("submit", (event) => {
   trying(write);
 });
 at("look").addEventListener("click", () => trying(async () => {
-  const prompt = at("sample").hidden ? at("prompt").value : at("sample").textContent;
+  const written = at("sample").hidden ? "" : at("sample").textContent;
+  const prompt = written.startsWith(at("prompt").value) ? written || at("prompt").value : at("prompt").value;
   const { labels, attention } = await call("look", { prompt });
   at("maps").hidden = false;
   drawAttention(labels, attention);
 }));
 
-const FILE = "runs/book.safetensors";
+const LARGEST = 500e6; // bytes of a file that a browser can hold twice
 at("save").addEventListener("click", () => trying(async () => {
-  await call("save", { path: FILE });
-  const url = URL.createObjectURL(new Blob([await ask("read", FILE)], { type: "application/octet-stream" }));
+  const path = await call("save", { path: "runs/book.safetensors" });
+  const url = URL.createObjectURL(new Blob([await ask("read", path)], { type: "application/octet-stream" }));
   const link = make("a", { href: url, download: "book.safetensors" });
   document.body.append(link);
   link.click();
   link.remove();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }));
-at("open").addEventListener("change", () => trying(async () => {
+at("open").addEventListener("change", () => {
   const [file] = at("open").files;
   if (!file) return;
-  await ask("write", FILE, new Uint8Array(await file.arrayBuffer()));
-  show(await call("open", { path: FILE }));
-  state(`${file.name} is open, at step ${current.step} of ${current.steps}.`);
-}));
+  forget();
+  trying(async () => {
+    if (file.size > LARGEST) throw new Error(`${file.name} is too large for a browser.`);
+    state(`Opening ${file.name} …`);
+    const path = "runs/" + file.name;
+    await ask("write", path, new Uint8Array(await file.arrayBuffer()));
+    show(await call("open", { path }));
+    at("open").value = "";
+    state(`${file.name} is open, at step ${current.step} of ${current.steps}.`);
+  }, { anew: true });
+});
 
 // ------------------------------------------------------------------------------------ any command
 
+let turn = Promise.resolve(); // of those who print, one after the other
+
 /** Let `work` print into an element; what it returns. */
-async function printed(element, work) {
-  element.textContent = "";
-  element.hidden = false;
-  printing = (text) => {
-    element.append(text.replace(/\x1b\[[0-9;]*[A-Za-z]/g, ""));
-    element.scrollTop = element.scrollHeight;
-  };
-  try {
-    return await work();
-  } finally {
-    printing = null;
-  }
+function printed(element, work) {
+  const mine = turn.then(async () => {
+    element.textContent = "";
+    element.hidden = false;
+    printing = (text) => {
+      element.append(text.replace(/\x1b\[[0-9;]*[A-Za-z]/g, ""));
+      element.scrollTop = element.scrollHeight;
+    };
+    return work();
+  });
+  turn = mine.catch(() => {}).then(() => { printing = null; });
+  return mine;
 }
 
 at("command-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const line = at("command").value.trim().replace(/^tiny-lm\s+/, "");
   trying(async () => {
+    state(`tiny-lm ${line}: running …`);
     const code = await printed(at("printed"), () => ask("run", line));
     state(code === 0 ? `tiny-lm ${line}: done.` : `tiny-lm ${line}: exit code ${code}.`);
-  });
+  }, { anew: true });
 });
 
 // ------------------------------------------------------------------------- chapters that change
 
-const changes = new Map(); // chapter -> its text, as the reader has it
 const RUNG_OF = { mlp_lm: "mlp", attention_lm: "attention", modern_block: "modern" };
 const pathOf = (chapter) => `tiny_llm/${chapter}.py`;
-const changedFiles = () => Object.fromEntries([...changes].map(([chapter, text]) => [pathOf(chapter), text]));
+const others = (chapter) => [...changes.keys()].filter((name) => name !== chapter).map((name) => name + ".py");
+const originals = new Map();
 
 /** The source of a chapter, from the lines of the page. */
 function original(chapter) {
-  const lines = [...at(chapter).querySelectorAll(`[id^="${chapter}-"]`)]
-    .map((line) => [Number(line.id.slice(chapter.length + 1)), line.textContent])
-    .filter(([number]) => number > 0)
-    .sort(([a], [b]) => a - b);
-  return lines.map(([, text]) => text + "\n").join("");
+  if (!originals.has(chapter)) {
+    const lines = [...at(chapter).querySelectorAll(`[id^="${chapter}-"]`)]
+      .map((line) => [Number(line.id.slice(chapter.length + 1)), line.textContent])
+      .filter(([number]) => number > 0)
+      .sort(([a], [b]) => a - b);
+    originals.set(chapter, lines.map(([, text]) => text + "\n").join(""));
+  }
+  return originals.get(chapter);
 }
 
 const changed = (chapter) => changes.get(chapter) ?? original(chapter);
@@ -275,13 +310,7 @@ function keep(chapter, text) {
   if (text && !text.endsWith("\n")) text += "\n";
   if (text === original(chapter)) changes.delete(chapter);
   else changes.set(chapter, text);
-}
-
-/** Write the files of all chapters that differ from what Python has. */
-async function apply(chapter) {
-  await ready();
-  forget();
-  await ask("change", { [pathOf(chapter)]: changed(chapter) });
+  remember();
 }
 
 function editor(tools) {
@@ -320,7 +349,8 @@ function editor(tools) {
   const check = guarded(async () => {
     renewLink();
     say("Checking …");
-    await apply(chapter);
+    await ready();
+    await renew();
     const rung = RUNG_OF[chapter];
     const words = rung ? `gradcheck --model ${rung}` : "gradcheck";
     const verdicts = await printed(output, async () => {
@@ -338,26 +368,26 @@ function editor(tools) {
         : verdicts.tests === 4 || verdicts.tests === 5 ? "there are no tests of it here"
           : "tests of the chapter fail, which hold the numbers of the original";
     const isGood = verdicts.slopes === 0 && [0, null].includes(verdicts.tests);
-    say(`gradcheck: ${slopes}; ${tests}.`, isGood ? "good" : "bad");
+    const also = others(chapter).length ? ` (Your changes to ${others(chapter).join(", ")} count, too.)` : "";
+    say(`gradcheck: ${slopes}; ${tests}.${also}`, isGood ? "good" : "bad");
   });
   const train = guarded(async () => {
     renewLink();
-    await apply(chapter);
-    say("Python has this chapter now.");
     at("workbench").scrollIntoView();
     at("train").focus();
+    at("train-form").requestSubmit();
   });
   const reset = guarded(async () => {
     area.value = original(chapter);
     renewLink();
     output.hidden = true;
     say("It is the original again.");
-    if (loaded) await apply(chapter);
   });
   tools.replaceChildren(area, make("p", {}, button("Check it", check), " ", button("Train with it", train),
     " ", button("Reset", reset), " ", button("End what runs", () => { endAll(); say(ENDED); }), " ", link),
     verdict, output);
   renewLink();
+  area.setSelectionRange(0, 0);
   return area;
 }
 
@@ -367,12 +397,10 @@ for (const tools of document.querySelectorAll(".tools")) {
 
 // -------------------------------------------------------------- a change that came with the link
 
-function fromLink() {
-  const found = /^#change=(.*)$/s.exec(location.hash);
-  if (!found) return;
-  let text, files;
+/** Ask whether a change may be taken over: one of a link, or one that the page had before. */
+function offer(text, from) {
+  let files;
   try {
-    text = decodeURIComponent(found[1]);
     files = [...parsedDiff(text)].map(([path, hunks]) => {
       const chapter = data.chapters.find((name) => pathOf(name) === path);
       if (!chapter) throw new Error("it is for a file that is no chapter");
@@ -380,31 +408,69 @@ function fromLink() {
     });
     if (!files.length) throw new Error("there is no change in it");
   } catch (error) {
-    state(`The link of this page cannot be used: ${error.message}.`);
+    state(`${from} cannot be used: ${error.message}.`);
     return;
   }
-  at("change-about").textContent = "The link that brought you here carries a change to "
-    + files.map(([chapter]) => `${chapter}.py`).join(", ")
-    + ". Read it: it will run in this page, and only if you take it over.";
-  at("change-text").textContent = text;
+  const names = files.map(([chapter]) => `${chapter}.py`).join(", ");
+  const lost = files.filter(([chapter, one]) => changes.has(chapter) && changes.get(chapter) !== one);
+  at("change-about").textContent = `${from} carries a change to ${names}. Read it: if you take it over it `
+    + "runs in this page, and may do there whatever its writer wants, also on the network."
+    + (lost.length ? ` Your own changes to ${lost.map(([chapter]) => chapter + ".py").join(", ")} would be lost.` : "");
+  at("change-text").textContent = visible(text);
   at("change-note").hidden = false;
   at("change-note").scrollIntoView();
-  at("change-leave").onclick = () => { at("change-note").hidden = true; };
-  at("change-take").onclick = () => {
+  const leave = () => {
     at("change-note").hidden = true;
-    for (const [chapter, changedText] of files) {
-      keep(chapter, changedText);
-      const tools = document.querySelector(`.tools[data-chapter="${chapter}"]`);
-      editor(tools);
+    history.replaceState(null, "", location.pathname + location.search);
+  };
+  at("change-leave").onclick = leave;
+  at("change-take").onclick = () => {
+    leave();
+    for (const [chapter, one] of files) {
+      keep(chapter, one);
+      editor(document.querySelector(`.tools[data-chapter="${chapter}"]`));
     }
-    trying(async () => {
-      for (const [chapter] of files) await apply(chapter);
-      at(files[0][0]).querySelector(".tools").scrollIntoView();
-      state("The change is in its place.");
-    });
+    at(files[0][0]).querySelector(".tools").scrollIntoView();
+    state("The change is in its place.");
   };
 }
 
+/** Marks that turn the direction of a text, or have no width, as they are written. */
+function visible(text) {
+  return text.replace(/[\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]/g,
+    (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
+}
+
+function fromLink() {
+  const found = /^#change=(.*)$/s.exec(location.hash);
+  if (!found) return;
+  try {
+    offer(decodeURIComponent(found[1]), "The link of this page");
+  } catch (error) {
+    state("The link of this page cannot be used: it is cut off.");
+  }
+}
+
+/** What the reader changed outlives a reload, where the browser keeps it. */
+function remember() {
+  try {
+    if (changes.size) sessionStorage.setItem("change", difference());
+    else sessionStorage.removeItem("change");
+  } catch (error) {
+    // a browser that keeps nothing
+  }
+}
+
+function remembered() {
+  try {
+    return sessionStorage.getItem("change");
+  } catch (error) {
+    return null;
+  }
+}
+
 window.addEventListener("hashchange", fromLink);
-fromLink();
+const before = remembered();
+if (location.hash.startsWith("#change=")) fromLink();
+else if (before) offer(before, "What you had before this page was loaded again");
 buttons();

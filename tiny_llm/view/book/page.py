@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tiny_llm.matmul import Matrix
 from tiny_llm.view.book.recorded import BOOK, Key, Ran, Value
 from tiny_llm.view.book.source import Line, Row, Source, Word, paragraphs
-from tiny_llm.view.report.page import ATTENTION_FRAME, html, json_for_script, part_of_pages
+from tiny_llm.view.report.page import ATTENTION_FRAME, LEGEND, html, json_for_script, part_of_pages
 
 GENERATOR = "tiny-lm book"  # by which the page is known again
 PYODIDE = "https://cdn.jsdelivr.net/pyodide/v314.0.7/full/"
@@ -86,6 +86,7 @@ def render(ran: Mapping[Key, Ran], pyodide: str = PYODIDE) -> str:
         chapters="\n".join(chapters),
         rooms="\n".join(rooms),
         attention=ATTENTION_FRAME,
+        legend=LEGEND,
         policy=_policy(pyodide),
         data=json_for_script(
             {
@@ -148,6 +149,7 @@ def _contents(sources: Mapping[str, Source]) -> str:
         count = sum(bool(line.text.strip()) for line in source.lines)
         minutes = max(1, round(count / LINES_A_MINUTE))
         about = ROOMS.get(name) or re.sub(r"^CHAPTER \d+\. (RUNG \d: )?", "", source.title)
+        about = about[0].upper() + about[1:]
         number = str(BOOK.index(name) + 1) if name in BOOK else ""
         lines.append(
             f'<tr><td>{number}</td><th scope="row"><a href="#{name}"><code>{_path(name)}</code></a>'
@@ -271,14 +273,12 @@ def _code(line: Line, file: str, place: Place, words: Iterable[Word]) -> str:
 
 # ----------------------------------------------------------------------------------------- what ran
 
-RUNGS = {"mlp": "rung 1", "attention": "rung 2", "modern": "rung 3"}
-
 
 def _told(call: Ran, place: Place) -> str:
     """What a function was given and gave: shapes, first numbers, a drawing."""
     if not call.given and not call.gave:
         return ""
-    when = f"In the first step of {RUNGS[call.rung]}" if call.rung else "In a small example"
+    when = html(call.occasion)
     file, line = call.caller
     if file in place.sources:
         when += f', from <a href="#{file}-{line}">{_path(file)} line {line}</a>'
@@ -289,8 +289,10 @@ def _told(call: Ran, place: Place) -> str:
 
 
 def _value(value: Value) -> str:
-    shape = f"<span>{html(value.shape)}</span> " if value.shape else ""
-    return f"{shape}<code>{html(value.first)}</code>" if value.first else shape
+    shape = html(value.shape)
+    if not value.first:
+        return shape
+    return (f"{shape}: " if shape else "") + f"<code>{html(value.first)}</code>"
 
 
 def drawing(matrix: Matrix) -> str:

@@ -1,6 +1,6 @@
 """What the functions of the book are given and give back in a real step of each rung.
 
-    a rung's first step, a token that it writes, a check of its slopes
+    a rung's first steps, a token that it writes, a check of its slopes
         --what_ran--> function -> its first call: shapes, first numbers, who called
 
 Nothing is retold: Python itself says what is called with what (`sys.setprofile`). Products go by
@@ -27,7 +27,6 @@ from tiny_llm.fast.writer import Writer
 from tiny_llm.gradcheck import check_model
 from tiny_llm.matmul import Matrix, PlainLoops, plug_in
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
-from tiny_llm.optimizers import clip_by_global_norm, global_norm
 from tiny_llm.run.begin import batches_of, begin, schedule_of
 from tiny_llm.run.rungs import RUNGS, build_optimizer
 from tiny_llm.run.sources import read_source
@@ -47,6 +46,7 @@ MOST_FIELDS = 6  # of an object
 LONGEST = 34  # characters of a text
 LONG_NUMBER = 10**12
 PROMPT = "language models "
+CLIP = 0.1
 SMALL = {  # so that every slope can be measured at once
     "mlp": {"context_length": 4, "d_embedding": 2, "d_hidden": 3},
     "attention": {"context_length": 4, "d_model": 2, "d_hidden": 3},
@@ -66,7 +66,7 @@ class Value(NamedTuple):
 class Ran(NamedTuple):
     """The first call of a function."""
 
-    rung: str
+    occasion: str  # "In the first step of rung 1"
     caller: tuple[str, int]  # module and line, if that is in sight; else "", 0
     given: list[Value]
     gave: list[Value]
@@ -80,32 +80,37 @@ def what_ran(rooms: Sequence[str] = ()) -> dict[Key, Ran]:
     ran: dict[Key, Ran] = {}
     before = plug_in(PlainLoops())
     try:
-        for rung in SMALL:
-            with _watched(ran, rung, BOOK):
-                _one_step(rung)
+        for number, rung in enumerate(SMALL, 1):
+            _run(ran, rung, f"rung {number}")
     finally:
         plug_in(before)
     for name in rooms:
         if name in OF_ROOMS:
-            with _watched(ran, "", {name}):
+            with _watched(ran, "In a small example", {name}):
                 OF_ROOMS[name]()
     return ran
 
 
-def _one_step(rung: str) -> None:
-    """The first step of `tiny-lm train`, two tokens that the model writes, a check of slopes."""
-    run, material = begin(read_source(None), rung)
-    length = run.model.config.context_length
-    batches, optimizer = batches_of(run, material), build_optimizer(run.options)
-    rate = schedule_of(run.options)
-    list(train(run.model, optimizer, on_batches(run.model, batches), 1, rate))
-    gradients = loss_and_gradients(run.model, *batches.batch(1))[1]
-    clip_by_global_norm(gradients, global_norm(gradients), 0.1)
-    ids, sampling = run.tokenizer.encode(PROMPT), Sampling(0.7, top_p=0.9)
-    run.tokenizer.decode(list(generate(run.model, ids, 2, random.Random(0), sampling)))
-    evaluate(run.model, material.val.examples(length, run.model.predicts_every_token), 64)
-    small = RUNGS[rung].model(RUNGS[rung].config(5, **SMALL[rung]), 0)
-    list(check_model(small, [[0, 1, 2, 3], [4, 2]]))
+def _run(ran: dict[Key, Ran], rung: str, name: str) -> None:
+    """Two steps of `tiny-lm train`, the second of them clipped; two tokens that the model writes, a
+    validation, a check of slopes."""
+    with _watched(ran, f"In the first step of {name}"):
+        run, material = begin(read_source(None), rung)
+        batches, optimizer = batches_of(run, material), build_optimizer(run.options)
+        ways = (on_batches(run.model, batches), 1, schedule_of(run.options))
+        list(train(run.model, optimizer, *ways))
+    with _watched(ran, f"In a step of {name} with grad_clip {CLIP}"):
+        gradients_at, _, rate = ways
+        list(train(run.model, optimizer, gradients_at, 2, rate, start=1, grad_clip=CLIP))
+    with _watched(ran, f"When {name} writes"):
+        ids, sampling = run.tokenizer.encode(PROMPT), Sampling(0.7, top_p=0.9)
+        run.tokenizer.decode(list(generate(run.model, ids, 2, random.Random(0), sampling)))
+    with _watched(ran, f"When {name} is measured"):
+        length, every = run.model.config.context_length, run.model.predicts_every_token
+        evaluate(run.model, material.val.examples(length, every), 64)
+    with _watched(ran, f"When the slopes of a small {name} are checked"):
+        small = RUNGS[rung].model(RUNGS[rung].config(5, **SMALL[rung]), 0)
+        list(check_model(small, [[0, 1, 2, 3], [4, 2]]))
 
 
 def _bpe() -> None:
@@ -148,7 +153,7 @@ OF_ROOMS = {
 
 
 @contextmanager
-def _watched(ran: dict[Key, Ran], rung: str, modules: Collection[str]) -> Iterator[None]:
+def _watched(ran: dict[Key, Ran], occasion: str, modules: Collection[str] = BOOK) -> Iterator[None]:
     """Within it, the first call of each function of these modules is noted."""
     begun: dict[FrameType, tuple[Key, Ran]] = {}
     seen = set(ran)
@@ -158,7 +163,7 @@ def _watched(ran: dict[Key, Ran], rung: str, modules: Collection[str]) -> Iterat
             key = _key(frame)
             if key and key[0] in modules and key not in seen:
                 seen.add(key)
-                begun[frame] = key, Ran(rung, _caller(frame), _arguments(frame), [])
+                begun[frame] = key, Ran(occasion, _caller(frame), _arguments(frame), [])
         elif event == "return" and frame in begun:
             key, call = begun.pop(frame)
             parts = result if type(result) is tuple else (result,)

@@ -1,6 +1,7 @@
 // Python beside the page, in a worker: it never keeps the reader waiting. The page asks, one thing
 // at a time, and gets an answer: {id, result} or {id, error}; what Python prints comes as {printed}.
 
+const WORKSHOP = "tiny_llm.view.book.workshop";
 let python = null, workshop = null, command = null;
 
 /** What is done with the bytes that Python prints: they may end within a character. */
@@ -12,17 +13,14 @@ function printer() {
   };
 }
 
-/** Begin anew with the package as it lies in the file system now. */
-function reload() {
+/** Forget what was imported of these, so that the next import reads their files again. */
+function forget(...names) {
+  python.globals.set("_names", python.toPy(names));
   python.runPython(`
-import sys
-for _name in [n for n in sys.modules if n.split(".")[0] in ("tiny_llm", "conftest") or n.startswith("test_")]:
-    del sys.modules[_name]
-import linecache
+import linecache, sys
 linecache.clearcache()
-`);
-  workshop = python.pyimport("tiny_llm.view.book.workshop");
-  command = null;
+for _name in [n for n in sys.modules if n.split(".")[0] in _names or n.startswith("test_")]:
+    del sys.modules[_name]`);
 }
 
 const actions = {
@@ -37,18 +35,20 @@ const actions = {
     python.FS.chdir("/book");
     python.unpackArchive(bytes.buffer, "zip", { extractDir: "/book" });
     python.runPython("import os, sys; os.chdir('/book'); sys.path.insert(0, '/book')");
-    reload();
+    workshop = python.pyimport(WORKSHOP); // it takes a moment
     return python.runPython("sys.version.split()[0]");
   },
 
-  /** Put files in the place of those of the package; {path: text}. */
+  /** Put files in the place of those of the package, {path: text}; they are imported when needed. */
   change(files) {
     for (const [path, text] of Object.entries(files)) python.FS.writeFile("/book/" + path, text);
-    reload();
+    forget("tiny_llm", "conftest");
+    workshop = command = null;
   },
 
   /** A function of workshop.py: JSON in, JSON out. */
   call(name, given) {
+    workshop ??= python.pyimport(WORKSHOP);
     return JSON.parse(workshop.call(name, JSON.stringify(given)));
   },
 
@@ -76,7 +76,7 @@ _run`);
     } catch (error) {
       return null;
     }
-    reload();
+    forget("conftest");
     return python.runPython(`
 import pytest, sys
 if "/book/tests" not in sys.path:

@@ -99,7 +99,9 @@ class Workshop:
         run, end, began = self._there(), time.perf_counter() + seconds, len(self.records)
         took, tokens, measured = 0.0, 0, None
         while run.step < run.options.steps:
-            step = next(self.steps)
+            step = next(self.steps, None)
+            if step is None:
+                raise UsageError("this run has ended; train anew")
             took, tokens = took + step.seconds, tokens + step.tokens
             losses = {"loss": step.loss, "train_loss": step.train_loss, "val_loss": step.val_loss}
             self.records.append({"step": step.number, **losses})
@@ -107,6 +109,7 @@ class Workshop:
                 measured = {"number": step.number, "train": step.train_loss, "val": step.val_loss}
             if time.perf_counter() > end:
                 break
+        made = len(self.records) - began
         return {
             "step": run.step,
             "steps": run.options.steps,
@@ -114,6 +117,7 @@ class Workshop:
             "loss": self.records[-1]["loss"] if self.records else None,
             "measured": measured,
             "speed": tokens / took if took else 0.0,
+            "left": took / max(1, made) * (run.options.steps - run.step),
             "curve": self._curve(),
             "right": self._right() if run.step == run.options.steps else None,
         }

@@ -52,6 +52,18 @@ arrow keys; a click or Enter locks its row, and once more or Escape releases it.
 <p class="note">{CAVEAT}</p>"""
 
 
+LEGEND = """<ul class="legend">
+<li><svg class="swatch" aria-hidden="true"><path class="curve batches" d="M0 7H28"/></svg>
+batches, as they were trained on</li>
+<li><svg class="swatch" aria-hidden="true"><path class="curve train" d="M0 7H28"/>
+<rect class="dot train" x="11" y="4" width="6.4" height="6.4"/></svg>
+training text, mean since the last square</li>
+<li><svg class="swatch" aria-hidden="true"><path class="curve val" d="M0 7H28"/>
+<circle class="dot val" cx="14" cy="7" r="3.2"/></svg> held-out text</li>
+<li><svg class="swatch" aria-hidden="true"><circle class="best" cx="14" cy="7" r="6"/></svg>
+the best</li></ul>"""
+
+
 class StageShown(NamedTuple):
     """A model on the way: its curves, if they are known, and its answers."""
 
@@ -195,16 +207,7 @@ def _curves(report: Report) -> str:
     per = "pair" if report.rewards else "token"
     picture = loss_curves(curves, report.yardsticks, best, description, per)
     return f"""<figure>{_scrolling("Loss curves", picture)}
-<figcaption><ul class="legend">
-<li><svg class="swatch" aria-hidden="true"><path class="curve batches" d="M0 7H28"/></svg>
-batches, as they were trained on</li>
-<li><svg class="swatch" aria-hidden="true"><path class="curve train" d="M0 7H28"/>
-<rect class="dot train" x="11" y="4" width="6.4" height="6.4"/></svg>
-training text, mean since the last square</li>
-<li><svg class="swatch" aria-hidden="true"><path class="curve val" d="M0 7H28"/>
-<circle class="dot val" cx="14" cy="7" r="3.2"/></svg> held-out text</li>
-<li><svg class="swatch" aria-hidden="true"><circle class="best" cx="14" cy="7" r="6"/></svg>
-the best</li></ul></figcaption></figure>
+<figcaption>{LEGEND}</figcaption></figure>
 {note}{_evaluations(curves)}{_rewards(report.rewards)}"""
 
 
