@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import (
     after_pretraining,
+    browser,
     ladder,
     performance,
     precision,
@@ -102,7 +103,7 @@ def test_the_recipes_are_the_measured_ones():
 
 
 def test_the_figures_of_later_stages_and_of_the_server_are_those_of_the_last_run():
-    for script in (after_pretraining, serving, scaling):
+    for script in (after_pretraining, serving, scaling, browser):
         name = script.__name__.rpartition(".")[2]
         measured = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text("utf-8"))
         assert is_current(script.sections(measured))
