@@ -498,3 +498,60 @@ def test_what_turns_a_text_around_is_seen(browser, site):
     assert not book.all("#change-text b")
     book.click(book.one("#change-leave"))
     assert "#" not in browser.current_url
+
+
+PATCHES = Path(__file__).parents[1] / "patches"
+
+
+@NEEDS_PYODIDE
+@pytest.mark.parametrize(
+    "name, chapter",
+    [("relu", "mlp_lm"), ("distance_bias", "attention_lm"), ("rms_norm", "modern_block")],
+)
+def test_the_change_of_a_rung_comes_by_a_link(browser, site, name, chapter):
+    patch = (PATCHES / f"{name}.patch").read_text("utf-8")
+    book = Book(browser, f"{site}#change={quote(patch)}")
+    book.click(book.one("#change-take"))
+    book.wait("in its place")
+    book.check(chapter, "gradcheck: every slope agrees;")
+
+
+TRIED = [  # chapter, what stands there, what to try
+    ("tokenizer", "sorted(set(text))", "sorted(set(text), reverse=True)"),
+    ("batches", "return text[:boundary], text[boundary:]",
+     "return text[-boundary:], text[:-boundary]"),
+    ("model", "rng.gauss(mean, std)", "std"),
+    ("training", "        optimizer.update(model.parameters, gradients)\n",
+     "        optimizer.update(model.parameters, gradients)\n" * 2),
+    ("matmul", "in zip(a, b)", "in zip(reversed(a), reversed(b))"),
+    ("gradcheck", "STEP = 1e-5", "STEP = 1.0"),
+]  # fmt: skip
+
+
+@NEEDS_PYODIDE
+def test_what_the_other_chapters_say_to_try_can_be_tried(browser, site):
+    book = Book(browser, site)
+
+    def trained():
+        book.train(20)
+        book.wait("Beginning")
+        return book.wait("step 20: loss .*, validation loss (.*?);")[1]
+
+    told, original = {}, trained()
+    for chapter, old, new in TRIED:
+        book.edit(chapter, old, new)
+        if chapter == "gradcheck":
+            told[chapter] = book.check(chapter, "wrong slopes of embedding.weight")
+        elif chapter == "matmul":
+            book.choose("#command", "train --matmul loops --steps 2 -n 0")
+            book.click(book.one("#command-form [type=submit]"))
+            book.wait("done")
+            assert "step 2/2" in book.text("#printed")
+        else:
+            told[chapter] = trained()
+        book.press_button(chapter, "Reset")
+    assert all(told[chapter] != original for chapter, *_ in TRIED if chapter in told)
+    book.choose("#rate", "30")
+    assert float(trained()) > 3.7
+    book.choose("#rate", "")
+    assert trained() == original

@@ -166,14 +166,16 @@ class Batch:
         """Whether it writes."""
         return not self.is_closed
 
-    def run(self) -> None:
+    def run(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Step after step, until it is closed."""
         while self._has_work():
             self.step()
+            after_step()
         for text in [*self.running, *self.waiting]:
             text.tell(Closed())
         for _, future in self.jobs:
             future.set_exception(Closed())
+        after_step()
 
     def _has_work(self) -> bool:
         """Wait for something to do; False: it is closed."""

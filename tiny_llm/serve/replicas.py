@@ -136,11 +136,12 @@ class Replicas:
             for connection in wait(list(by_connection)):
                 replica = by_connection[connection]
                 try:
-                    key, event = receive(connection)
+                    events = receive(connection)
                 except (EOFError, OSError):
                     self._lose(replica)
                 else:
-                    self._tell(replica, key, event)
+                    for key, event in events:
+                        self._tell(replica, key, event)
 
     def _tell(self, replica: Replica, key: int, event: Event) -> None:
         with self._lock:
@@ -173,19 +174,39 @@ def _started(begin_with: tuple[Any, ...]) -> Replica:
 # ---------------------------------------------------------------- in a process of its own
 
 
-class _Told:
-    """Takes the events of one text, and sends them to the main process."""
+class _Outbox:
+    """What happened in a step, for the main process: one message, however many texts there are."""
 
-    def __init__(self, key: int, connection: Any, lock: Any) -> None:
-        self.key, self.connection, self.lock = key, connection, lock
+    def __init__(self, connection: Any) -> None:
+        self.connection, self.lock = connection, threading.Lock()
+        self.events: list[tuple[int, Event]] = []
+
+    def add(self, key: int, event: Event) -> None:
+        """To be sent with the next step."""
+        with self.lock:
+            self.events.append((key, event))
+
+    def send(self) -> None:
+        """Send what there is."""
+        with self.lock:
+            events, self.events = self.events, []
+        if events:
+            with suppress(OSError):  # the main process has gone
+                send(self.connection, events)
+
+
+class _Told(NamedTuple):
+    """Takes the events of one text."""
+
+    key: int
+    outbox: _Outbox
 
     def put(self, numbered: tuple[int, Event]) -> None:
         """As a queue has it."""
         event = numbered[1]
         if isinstance(event, Exception):  # of whatever kind, it passes through the pipe
             event = RuntimeError(f"{type(event).__name__}: {event}")
-        with self.lock, suppress(OSError):  # the main process has gone
-            send(self.connection, (self.key, event))
+        self.outbox.add(self.key, event)
 
 
 def _work(connection: Any, model: LanguageModel, running: int, separator: Optional[int]) -> None:
@@ -194,15 +215,15 @@ def _work(connection: Any, model: LanguageModel, running: int, separator: Option
     threading.Thread(target=leave_with_parent, daemon=True).start()
     # The main process counts who waits; who has gone may still be counted here for a step.
     batch = Batch(model, running, sys.maxsize, separator)
-    writer = threading.Thread(target=batch.run, daemon=True)
+    outbox = _Outbox(connection)
+    writer = threading.Thread(target=batch.run, args=(outbox.send,), daemon=True)
     writer.start()
     texts: dict[int, Text] = {}
-    lock = threading.Lock()
     while (message := receive(connection)) is not None:
         key, wish = message
         texts = {key: text for key, text in texts.items() if not text.has_ended}
         if wish is not None:
-            told: Any = _Told(key, connection, lock)
+            told: Any = _Told(key, outbox)
             (texts[key],) = batch.submit([wish], told)
         elif key in texts:
             texts[key].cancel()
