@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
-BOOK = [
-    "tokenizer", "batches", "matmul", "layers", "model", "mlp_lm", "optimizers", "training",
-    "sampling", "gradcheck", "attention_lm", "modern_block",
-]  # fmt: skip
+sys.path.insert(0, str(ROOT))
+
+from tiny_llm.view.book.source import BOOK  # noqa: E402
+
 COMPLETE = "sampling"  # with it, a reader has a complete language model
 LATER = re.compile(r"# -{16,} .*(rungs? [23]|a faster way|what is refused)")
 BEGIN, END = "<!-- begin chapters -->", "<!-- end chapters -->"

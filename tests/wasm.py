@@ -69,10 +69,4 @@ def pytest_runtest_setup(item):
         raise
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    try:
-        return (yield)
-    except Exception as error:
-        skip_if_missing(error)
-        raise
+pytest_runtest_call = pytest_runtest_setup

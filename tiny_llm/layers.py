@@ -78,9 +78,8 @@ def softmax(scores: Vector) -> Vector:
 def cross_entropy(logits: Matrix, targets: Sequence[int]) -> tuple[float, Matrix]:
     """The loss and its slopes in one: N x V logits, N ids -> mean of -ln p[target], dlogits N x V.
 
-    -ln p is how surprising the target was, in nats: 0 if it was certain. Probabilities of tokens in
-    a row multiply, so their surprises add up. Softmax and cross-entropy share one backward, because
-    together they are simpler than each alone: with Z = sum over j of exp(s[j]),
+    -ln p is the surprise at the target, in nats: 0 if it was certain. Softmax and cross-entropy
+    share one backward, because together they are simpler: with Z = sum over j of exp(s[j]),
 
         loss = -ln p[target] = ln Z - s[target]        p = softmax(s)
         slope of ln Z by s[i] = exp(s[i]) / Z = p[i]   slope of s[target] = 1 at i == target

@@ -3,7 +3,6 @@
 Running needs PYODIDE, the folder of the npm package `pyodide`, with the wheels that page.py names.
 """
 
-import contextlib
 import functools
 import http.server
 import os
@@ -126,6 +125,10 @@ class Book(Page):
         self.choose("#steps", steps)
         self.click(self.one("#train"))
 
+    def command(self, line):
+        self.choose("#command", line)
+        self.click(self.one("#command-form [type=submit]"))
+
     def edit(self, chapter, old, new):
         """Open a chapter, and change a part of it."""
         for button in self.all(f'[data-chapter="{chapter}"] .edit'):
@@ -211,7 +214,7 @@ def test_a_broken_link_says_so(browser, site, hash):
 
 
 def test_a_change_is_a_diff_that_patch_understands(browser, site):
-    book = Book(browser, site)
+    Book(browser, site)
     made = browser.execute_script(
         "const before = 'a\\nb\\nc\\nd\\ne\\nf\\ng\\nh\\ni\\nj\\nk\\n';"
         "const after = 'a\\nB\\nB2\\nc\\nd\\ne\\nf\\ng\\nh\\ni\\nk\\nl\\n';"
@@ -222,7 +225,6 @@ def test_a_change_is_a_diff_that_patch_understands(browser, site):
     assert made[1:] == [True, "", "--- a/x\n+++ b/x\n@@ -1,1 +1,1 @@\n-a\n+b\n"]
     assert "@@ -1,5 +1,6 @@\n a\n-b\n+B\n+B2\n c\n" in made[0]
     assert "@@ -7,5 +8,5 @@\n g\n h\n i\n-j\n k\n+l\n" in made[0]
-    assert book.all("h1")
 
 
 def test_without_webassembly_it_says_so(tmp_path, site):
@@ -303,7 +305,7 @@ def test_a_model_goes_to_the_command_line_and_comes_back(
     assert book.one("#sample").get_attribute("textContent") + "\n" == written
     (tmp_path / "no.safetensors").write_bytes(b"\xff" * 100)
     book.one("#open").send_keys(str(tmp_path / "no.safetensors"))
-    book.wait("not|no ")
+    book.wait("is damaged")
     kept.unlink()
 
 
@@ -342,12 +344,10 @@ def test_a_pasted_text_is_only_text(browser, site):
 @NEEDS_PYODIDE
 def test_any_command_runs(browser, site):
     book = Book(browser, site)
-    book.choose("#command", "gradcheck --model mlp")
-    book.click(book.one("#command-form [type=submit]"))
+    book.command("gradcheck --model mlp")
     book.wait("gradcheck --model mlp: done")
     assert "all 343 slopes agree" in book.text("#printed")
-    book.choose("#command", "train --steps nine 'unfinished")
-    book.click(book.one("#command-form [type=submit]"))
+    book.command("train --steps nine 'unfinished")
     book.wait("exit code 2")
 
 
@@ -428,8 +428,7 @@ def test_what_never_ends_is_ended(browser, site):
     book = Book(browser, site)
     book.edit("layers", "    highest = max(scores)\n", "    while True: pass\n")
     book.press_button("layers", "Check it")
-    with contextlib.suppress(AssertionError):
-        book.wait("is ready")
+    book.wait("is ready")
     book.press_button("layers", "End what runs")
     book.wait("Python was ended", '[data-chapter="layers"] [role=status]')
     book.press_button("layers", "Reset")
@@ -457,8 +456,7 @@ def test_training_takes_the_chapters_as_they_stand(browser, site):
 @NEEDS_PYODIDE
 def test_what_runs_is_ended_beside_the_run(browser, site):
     book = Book(browser, site)
-    book.choose("#command", "train --steps 1000000")
-    book.click(book.one("#command-form [type=submit]"))
+    book.command("train --steps 1000000")
     book.wait("running")
     book.wait("first loss", "#printed")
     book.click(book.one("#end"))
@@ -543,8 +541,7 @@ def test_what_the_other_chapters_say_to_try_can_be_tried(browser, site):
         if chapter == "gradcheck":
             told[chapter] = book.check(chapter, "wrong slopes of embedding.weight")
         elif chapter == "matmul":
-            book.choose("#command", "train --matmul loops --steps 2 -n 0")
-            book.click(book.one("#command-form [type=submit]"))
+            book.command("train --matmul loops --steps 2 -n 0")
             book.wait("done")
             assert "step 2/2" in book.text("#printed")
         else:

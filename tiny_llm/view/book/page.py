@@ -19,9 +19,17 @@ from string import Template
 from typing import NamedTuple
 
 from tiny_llm.matmul import Matrix
-from tiny_llm.view.book.recorded import BOOK, Key, Ran, Value
-from tiny_llm.view.book.source import Line, Row, Source, Word, paragraphs
-from tiny_llm.view.report.page import ATTENTION_FRAME, LEGEND, html, json_for_script, part_of_pages
+from tiny_llm.view.book.recorded import Key, Ran, Value
+from tiny_llm.view.book.source import BOOK, PACKAGE, Line, Row, Source, Word, paragraphs
+from tiny_llm.view.report.page import (
+    ATTENTION_FRAME,
+    LEGEND,
+    POLICY,
+    head,
+    html,
+    json_for_script,
+    part_of_pages,
+)
 
 GENERATOR = "tiny-lm book"  # by which the page is known again
 PYODIDE = "https://cdn.jsdelivr.net/pyodide/v314.0.7/full/"
@@ -38,7 +46,6 @@ PUBLISHED = (
     "https://files.pythonhosted.org/packages/08/c6/"
     "0db1433a008f9a4bb946c7e90be70fe7b761f42439c4a4c7c853002791d2/"
 )
-PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = {  # the appendix: file -> what it is about
     "text.bpe": "longer tokens: byte-pair encoding",
     "fast.lanes": "many products at once, in one big integer",
@@ -79,15 +86,14 @@ def render(ran: Mapping[Key, Ran], pyodide: str = PYODIDE) -> str:
     known = {name: set(source.definitions) for name, source in sources.items()}
     chapters = [_chapter(sources[name], place, known, ran) for name in BOOK]
     rooms = [_chapter(sources[name], place, known, ran) for name in ROOMS]
+    css = part_of_pages("page.css") + _part("book.css")
     return Template(_part("book.html")).substitute(
-        generator=GENERATOR,
-        css=part_of_pages("page.css") + _part("book.css"),
+        head=head("tiny_llm: the book", css, _policy(pyodide), GENERATOR),
         contents=_contents(sources),
         chapters="\n".join(chapters),
         rooms="\n".join(rooms),
         attention=ATTENTION_FRAME,
         legend=LEGEND,
-        policy=_policy(pyodide),
         data=json_for_script(
             {
                 "pyodide": pyodide,
@@ -115,8 +121,7 @@ def _policy(pyodide: str) -> str:
     origin = re.match(r"https?://[^/;,\s]+", pyodide)
     where = origin[0] if origin else "'self'"
     return (
-        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; worker-src blob:; "
-        f"script-src 'unsafe-inline' 'wasm-unsafe-eval' blob: {where}; "
+        f"{POLICY} 'wasm-unsafe-eval' blob: {where}; worker-src blob:; "
         f"connect-src {where} https://files.pythonhosted.org"
     )
 
@@ -128,12 +133,11 @@ def archive() -> bytes:
         for path in sorted(PACKAGE.rglob("*"))
         if path.suffix in IN_ARCHIVE
     }
-    corpus = PACKAGE.parent / "corpus.txt"
-    files.setdefault("tiny_llm/corpus.txt", corpus)
-    tests = PACKAGE.parent / "tests"
-    files.update({f"tests/{name}": tests / name for name in TESTS if (tests / name).exists()})
+    if "tiny_llm/corpus.txt" not in files:  # a clone, with both beside the package
+        files["tiny_llm/corpus.txt"] = PACKAGE.parent / "corpus.txt"
+        files.update({f"tests/{name}": PACKAGE.parent / "tests" / name for name in TESTS})
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+    with zipfile.ZipFile(packed, "w") as file:
         for name, path in files.items():
             file.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     return packed.getvalue()

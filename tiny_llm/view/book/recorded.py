@@ -23,9 +23,10 @@ from typing import Any, NamedTuple, Optional
 from tiny_llm.beyond.dpo import dpo, pair_logs
 from tiny_llm.beyond.llama import LlamaConfig, LlamaLanguageModel
 from tiny_llm.fast.lanes import LONG, multiply_in_lanes
+from tiny_llm.fast.products import multiply_with
 from tiny_llm.fast.writer import Writer
 from tiny_llm.gradcheck import check_model
-from tiny_llm.matmul import Matrix, PlainLoops, plug_in
+from tiny_llm.matmul import Matrix, PlainLoops
 from tiny_llm.modern_block import ModernConfig, ModernLanguageModel
 from tiny_llm.run.begin import batches_of, begin, schedule_of
 from tiny_llm.run.rungs import RUNGS, build_optimizer
@@ -34,12 +35,8 @@ from tiny_llm.run.texts import read_text
 from tiny_llm.sampling import Sampling, generate
 from tiny_llm.text.bpe import BPETokenizer
 from tiny_llm.training import evaluate, loss_and_gradients, on_batches, train
+from tiny_llm.view.book.source import BOOK, PACKAGE
 
-BOOK = (
-    "tokenizer", "batches", "matmul", "layers", "model", "mlp_lm", "optimizers", "training",
-    "sampling", "gradcheck", "attention_lm", "modern_block",
-)  # fmt: skip
-PACKAGE = Path(__file__).resolve().parents[2]
 FIRST = 4  # numbers of a row that are shown
 ROWS, COLUMNS = 8, 24  # of a drawing
 MOST_FIELDS = 6  # of an object
@@ -78,12 +75,9 @@ Key = tuple[str, int]  # the module of a function, and the line where it begins
 def what_ran(rooms: Sequence[str] = ()) -> dict[Key, Ran]:
     """Function -> its first call, by the first rung that calls it; also of these rooms' files."""
     ran: dict[Key, Ran] = {}
-    before = plug_in(PlainLoops())
-    try:
+    with multiply_with(PlainLoops()):
         for number, rung in enumerate(SMALL, 1):
             _run(ran, rung, f"rung {number}")
-    finally:
-        plug_in(before)
     for name in rooms:
         if name in OF_ROOMS:
             with _watched(ran, "In a small example", {name}):
@@ -97,10 +91,9 @@ def _run(ran: dict[Key, Ran], rung: str, name: str) -> None:
     with _watched(ran, f"In the first step of {name}"):
         run, material = begin(read_source(None), rung)
         batches, optimizer = batches_of(run, material), build_optimizer(run.options)
-        ways = (on_batches(run.model, batches), 1, schedule_of(run.options))
-        list(train(run.model, optimizer, *ways))
+        gradients_at, rate = on_batches(run.model, batches), schedule_of(run.options)
+        list(train(run.model, optimizer, gradients_at, 1, rate))
     with _watched(ran, f"In a step of {name} with grad_clip {CLIP}"):
-        gradients_at, _, rate = ways
         list(train(run.model, optimizer, gradients_at, 2, rate, start=1, grad_clip=CLIP))
     with _watched(ran, f"When {name} writes"):
         ids, sampling = run.tokenizer.encode(PROMPT), Sampling(0.7, top_p=0.9)
@@ -127,7 +120,8 @@ def _lanes() -> None:
 def _kv_cache() -> None:
     model = ModernLanguageModel(ModernConfig(8, 8, 8, 2, 1))
     writer = Writer(model, [1, 2, 3], [random.Random(0)], Sampling())
-    writer.step(), writer.step()
+    for _ in range(2):
+        writer.step()
 
 
 def _llama() -> None:

@@ -14,11 +14,16 @@ import keyword
 import token as kinds
 import tokenize
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 Definition = Union[ast.FunctionDef, ast.ClassDef]
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
-PACKAGE = "tiny_llm"
+PACKAGE = Path(__file__).resolve().parents[2]
+BOOK = (  # the chapters in reading order
+    "tokenizer", "batches", "matmul", "layers", "model", "mlp_lm", "optimizers", "training",
+    "sampling", "gradcheck", "attention_lm", "modern_block",
+)  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -160,7 +165,7 @@ def _imported(tree: ast.Module, known: dict[str, set[str]]) -> dict[str, str]:
     """Name in this file -> "layers" or "layers.linear", of what comes from files in sight."""
     table = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             module = ".".join((node.module or "").split(".")[1:])
             for alias in node.names:
                 full = f"{module}.{alias.name}".lstrip(".")

@@ -35,6 +35,8 @@ from tiny_llm.view.report.facts import (
 from tiny_llm.view.report.pictures import Yardstick, bar, extremes, loss_curves, token_map
 from tiny_llm.view.terminal import CONTROL_PICTURES, loss_text
 
+# What a page may do: nothing comes from elsewhere.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'unsafe-inline'"
 GENERATOR = "tiny-lm report"  # by which a report is known again
 HEIGHT_OF_A_NAT, TALLEST = 5, 34  # pixels of the bar under a token
 MOST_LISTED = 300  # tokens in the table beside the map
@@ -106,9 +108,8 @@ class Report(NamedTuple):
 def render(report: Report) -> str:
     """The whole page. Equal reports give equal pages."""
     return Template(part_of_pages("page.html")).substitute(
-        generator=GENERATOR,
+        head=head(f"{report.title}: a report", part_of_pages("page.css"), POLICY, GENERATOR),
         title=html(report.title),
-        css=part_of_pages("page.css"),
         js=part_of_pages("parts.js") + part_of_pages("page.js"),
         data=json_for_script(_data(report)),
         summary=html(report.summary),
@@ -121,6 +122,14 @@ def render(report: Report) -> str:
         attention=_attention(report),
         embeddings=_embeddings(report.embeddings),
         parameters=_parameters(report.parts),
+    )
+
+
+def head(title: str, css: str, policy: str, generator: str = "") -> str:
+    """What stands before the body of every page. generator: the command that made a file."""
+    named = f'<meta name="generator" content="{html(generator)}">\n' if generator else ""
+    return Template(part_of_pages("head.html")).substitute(
+        generator=named, policy=policy, title=html(title), css=css
     )
 
 

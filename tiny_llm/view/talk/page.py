@@ -17,6 +17,8 @@ from tiny_llm.view.report.facts import read_passage, token_label
 from tiny_llm.view.report.page import (
     ATTENTION_FRAME,
     NO_ATTENTION,
+    POLICY,
+    head,
     html,
     json_for_script,
     part_of_pages,
@@ -41,10 +43,11 @@ class Served(NamedTuple):
 
 def page(served: Served) -> str:
     """The whole page. It asks nobody but the server that it comes from."""
+    css = part_of_pages("page.css") + Path(__file__).with_name("talk.css").read_text("utf-8")
     return Template(Path(__file__).with_name("talk.html").read_text("utf-8")).substitute(
         name=html(served.name),
         about=html(served.about),
-        css=part_of_pages("page.css") + Path(__file__).with_name("talk.css").read_text("utf-8"),
+        head=head(f"{served.name}: a model to talk to", css, f"{POLICY}; connect-src 'self'"),
         js=part_of_pages("parts.js") + Path(__file__).with_name("talk.js").read_text("utf-8"),
         data=json_for_script(
             {
